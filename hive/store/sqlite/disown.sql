@@ -1,0 +1,1 @@
+UPDATE task SET parent_id = NULL WHERE parent_id = :id;

@@ -1,0 +1,8 @@
+-- served by run_open: only open runs are looked at
+SELECT {run_columns}, {task_columns}
+FROM run JOIN task ON task.id = run.task_id LEFT JOIN incarnation ON incarnation.name = run.shard
+WHERE run.ended_at_ms IS NULL
+  AND ((run.host = :host AND run.shard NOT IN (SELECT value FROM json_each(:live)))
+    OR (run.host <> :host AND (incarnation.name IS NULL OR incarnation.lease_until_s <= :monotonic_s
+                               OR incarnation.boot_id <> :boot_id)))
+ORDER BY run.id;

@@ -1,0 +1,1 @@
+SELECT {run_columns} FROM run WHERE run.id = :run_id;

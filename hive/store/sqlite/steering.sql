@@ -1,0 +1,1 @@
+SELECT paused, agents, stop, changes FROM steering WHERE id = 1;

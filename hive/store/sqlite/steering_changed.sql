@@ -1,0 +1,1 @@
+UPDATE steering SET changes = changes + 1 WHERE id = 1;

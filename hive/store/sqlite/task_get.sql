@@ -1,0 +1,1 @@
+SELECT {task_columns} FROM task WHERE task.id = :id;

@@ -1,0 +1,1 @@
+UPDATE task SET workspace = :path, branch = :branch, base_commit = :base WHERE id = :id;

@@ -1,0 +1,135 @@
+"""The end of an apply: whatever the agent left becomes a commit on the task's branch, and evidence is read from git."""
+
+from __future__ import annotations
+
+import re
+
+from hive.errors import WorkspaceError
+from hive.model import Evidence, Task
+from hive.workspace.git import Git, Place
+from hive.workspace.record import Record
+from hive.workspace.snapshot import Head, commit_tree, read_changes, read_head, stage, tip_of
+
+# Source: git's own wt_status_get_state(): what `git status` calls an operation in progress.
+_UNFINISHED = {
+    "rebase-merge": "rebase",
+    "rebase-apply": "rebase",
+    "MERGE_HEAD": "merge",
+    "CHERRY_PICK_HEAD": "cherry-pick",
+    "REVERT_HEAD": "revert",
+    "BISECT_LOG": "bisect",
+}
+
+
+def seal(git: Git, place: Place, record: Record, task: Task, summary: str) -> Evidence:
+    """Commit what the agent left and return what its branch now holds against the base.
+
+    Work on a detached HEAD or on another branch is taken over when it contains the task's branch.
+
+    Raises:
+        WorkspaceError: H217, a merge, rebase or the like is unfinished; H218, the work lies beside the branch.
+    """
+    assert record.branch and record.base_commit and place.git_dir
+    _check_finished(place)
+    _drop_stale_locks(place.git_dir)
+    head = read_head(git, place)
+    if head is None:
+        raise _astray(place, record.branch, "HEAD points at a branch without a commit")
+    changes = read_changes(git, place, record.included)
+    if changes.unmerged:
+        raise _unfinished(place, f"{len(changes.unmerged)} files are in conflict, {changes.unmerged[0]} among them")
+    tree = stage(git, place, changes.paths)
+    message = commit_message(task, summary)
+    if head.ref == f"refs/heads/{record.branch}":
+        tip = _commit(git, place, head, tree, message)
+    else:
+        tip = _take_over(git, place, record.branch, head, tree, message)
+    return _evidence(git, place, record.base_commit, tip, allow_no_change=task.spec.allow_no_change)
+
+
+def commit_message(task: Task, summary: str) -> str:
+    """Return title, summary and trailers. What looks like a trailer of Hive in agent's text is dropped."""
+    title = " ".join(task.spec.title.split())[:100] or f"Task {task.id}"
+    body = "\n".join(line for line in summary.strip().splitlines() if not re.match(r"\s*hive-\w+\s*:", line, re.I))
+    trailers = [f"Hive-Task: {task.id}"]
+    if task.spec.key is not None:
+        trailers.append(f"Hive-Key: {' '.join(task.spec.key.split())}")
+    return "\n\n".join(part for part in (title, body.strip(), "\n".join(trailers)) if part) + "\n"
+
+
+def _check_finished(place: Place) -> None:
+    assert place.git_dir
+    for marker, operation in _UNFINISHED.items():
+        if (place.git_dir / marker).exists():
+            raise _unfinished(place, f"a {operation} is in progress")
+
+
+def _drop_stale_locks(git_dir: Path) -> None:
+    """Remove locks a killed agent's git left in its own worktree; the agent is gone when this is called."""
+    for name in ("index.lock", "HEAD.lock"):
+        (git_dir / name).unlink(missing_ok=True)
+
+
+def _commit(git: Git, place: Place, head: Head, tree: str, message: str) -> str:
+    """Commit the tree on the checked-out branch, if it is new, and return the tip."""
+    if tree == head.tree:
+        return head.commit
+    commit = commit_tree(git, place, tree, [head.commit], message)
+    git.run(place, "update-ref", "-m", "hive: seal", "HEAD", commit, head.commit)
+    return commit
+
+
+def _take_over(git: Git, place: Place, branch: str, head: Head, tree: str, message: str) -> str:
+    """Bring work that is not on the task's branch there, never dropping a commit, and return the tip."""
+    tip = tip_of(git, place, branch)
+    if tip is not None and not _contains(git, place, head.commit, tip):
+        if tree == head.tree and _contains(git, place, tip, head.commit):
+            git.run(place, "checkout", "--quiet", branch, "--")  # the agent only looked at an older commit
+            return tip
+        raise _astray(place, branch, f"HEAD is {head.commit[:12]}, the branch {tip[:12]}; neither contains the other")
+    commit = head.commit if tree == head.tree else commit_tree(git, place, tree, [head.commit], message)
+    git.run(place, "update-ref", "-m", "hive: seal", f"refs/heads/{branch}", commit, tip or "")
+    git.run(place, "symbolic-ref", "-m", "hive: seal", "HEAD", f"refs/heads/{branch}")
+    return commit
+
+
+def _contains(git: Git, place: Place, commit: str, ancestor: str) -> bool:
+    return git.ask(place, "merge-base", "--is-ancestor", ancestor, commit).code == 0
+
+
+def _evidence(git: Git, place: Place, base: str, tip: str, *, allow_no_change: bool) -> Evidence:
+    nothing = Evidence(no_change=allow_no_change)
+    # An agent that went back to an older commit has a difference but no commit of its own.
+    if tip == base or git.run(place, "rev-list", "--count", f"{base}..{tip}").strip() == "0":
+        return nothing
+    stat = git.run(place, "diff-tree", "--shortstat", "--no-ext-diff", "--no-textconv", base, tip)
+    if not stat.strip():
+        return nothing
+    files, insertions, deletions = (_number(stat, word) for word in ("file", "insertion", "deletion"))
+    return Evidence(commit=tip, files=files, insertions=insertions, deletions=deletions)
+
+
+def _number(stat: str, word: str) -> int:
+    """Read a number from `` 3 files changed, 10 insertions(+), 1 deletion(-)``."""
+    found = re.search(rf"(\d+) {word}", stat)
+    return int(found[1]) if found else 0
+
+
+def _unfinished(place: Place, why: str) -> WorkspaceError:
+    return WorkspaceError(
+        "the agent left its worktree in the middle of something",
+        code="H217",
+        why=why,
+        where=str(place.work_tree),
+        fix="`git status` there tells how to finish or abort; then `hive retry` the task",
+    )
+
+
+def _astray(place: Place, branch: str, why: str) -> WorkspaceError:
+    return WorkspaceError(
+        f"the agent's work is not on {branch}",
+        code="H218",
+        why=why,
+        where=str(place.work_tree),
+        fix=f"bring the work onto {branch} there, then `hive retry` the task",
+    )

@@ -1,0 +1,178 @@
+"""What a worktree holds, made into commits: changes, staging, and salvage.
+
+Plumbing only. `git add` and `git commit` would start `git status` inside submodules, whose configuration an agent can
+write; `ls-files`, `update-index` and `commit-tree` look at a submodule's HEAD and no further.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hive.workspace.git import Git, Place
+
+STATE_DIRECTORY = ".hive"
+_SALVAGE_ROOT = "refs/hive/salvage"
+_MESSAGE_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Where a worktree stands: `ref` is the full name of the checked-out branch, or ``HEAD`` when detached."""
+
+    commit: str
+    tree: str
+    ref: str
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Files that differ from the index.
+
+    Attributes:
+        paths: Changed, deleted and untracked files that are not ignored, relative to the top.
+        unmerged: Those of them that are in conflict.
+        nested: Directories that are repositories of their own and no submodules; git cannot commit what is in them.
+    """
+
+    paths: tuple[str, ...]
+    unmerged: tuple[str, ...]
+    nested: tuple[str, ...]
+
+
+def read_head(git: Git, place: Place) -> Head | None:
+    """Return where the worktree stands; None when HEAD names no commit."""
+    answer = git.ask(place, "rev-parse", "HEAD", "HEAD^{tree}", "--symbolic-full-name", "HEAD")
+    lines = answer.out.split()
+    return Head(*lines) if answer.code == 0 and len(lines) == 3 else None
+
+
+def tip_of(git: Git, place: Place, branch: str) -> str | None:
+    """Return the commit a branch points at, or None if there is no such branch."""
+    answer = git.ask(place, "rev-parse", "--verify", "--quiet", f"refs/heads/{branch}^{{commit}}")
+    return answer.out.strip() if answer.code == 0 else None
+
+
+def read_changes(git: Git, place: Place, left_out: Sequence[str] = ()) -> Changes:
+    """Compare the files with the index, without `left_out` and without Hive's own directory."""
+    listed = git.run(place, "ls-files", "-z", "-t", "-o", "-m", "-d", "-u", "--exclude-standard")
+    paths: dict[str, None] = {}
+    unmerged: dict[str, None] = {}
+    nested: list[str] = []
+    for tag, staged, path in _entries(listed):
+        if path in left_out or path.split("/", 1)[0] == STATE_DIRECTORY:
+            continue
+        if tag == "?" and path.endswith("/"):
+            nested.append(path.rstrip("/"))
+            continue
+        paths[path] = None
+        if staged:
+            unmerged[path] = None
+    return Changes(tuple(paths), tuple(unmerged), tuple(nested))
+
+
+def stage(git: Git, place: Place, paths: Sequence[str]) -> str:
+    """Put the files as they are into the index, conflicts with their markers, and return the tree."""
+    if paths:
+        listed = "".join(f"{path}\0" for path in paths)
+        git.run(place, "update-index", "-z", "--add", "--remove", "--replace", "--stdin", stdin=listed)
+    return git.run(place, "write-tree").strip()
+
+
+def commit_tree(git: Git, place: Place, tree: str, parents: Sequence[str], message: str) -> str:
+    """Write a commit and return it. The author is who the repository's configuration names, else Hive."""
+    options = [option for parent in parents for option in ("-p", parent)]
+    text = _MESSAGE_CONTROL.sub("", message)
+    return git.run(place, "commit-tree", tree, *options, stdin=text, config=_identity(git, place)).strip()
+
+
+def salvage(git: Git, place: Place, task_id: int, left_out: Sequence[str]) -> str | None:
+    """Keep all that would be lost with the worktree in a commit under ``refs/hive/salvage/<task>/<n>``.
+
+    The commit's tree is the files as they are; its parents are HEAD and, if something else was staged, a commit of
+    that. Index, branches and files stay as they are. Not kept: ignored files, nested repositories, and commits that
+    only HEAD's reflog remembers.
+
+    Returns:
+        The reference; None when the worktree is clean and a kept reference reaches its HEAD.
+    """
+    head = read_head(git, place)
+    with _copied_index(place) as copy:
+        staged = git.ask(copy, "write-tree")
+        tree = stage(git, copy, read_changes(git, copy, left_out).paths)
+    parents = [head.commit] if head else []
+    # A conflicted index has no tree; its files, with markers, are in the other one.
+    if staged.code == 0 and staged.out.strip() not in (tree, head.tree if head else ""):
+        parents.append(commit_tree(git, place, staged.out.strip(), parents, f"index of task {task_id}"))
+    if head and tree == head.tree and len(parents) == 1:
+        return None if _is_kept(git, place, head) else _keep(git, place, task_id, head.commit)
+    alike = _salvaged(git, place, task_id).get(f"{tree} {' '.join(parents)}")
+    if alike:
+        return alike
+    commit = commit_tree(git, place, tree, parents, f"salvage of task {task_id}\n\nHive-Task: {task_id}\n")
+    return _keep(git, place, task_id, commit)
+
+
+def _entries(listed: str) -> Iterator[tuple[str, bool, str]]:
+    """Yield (tag, in conflict, path) from ``ls-files -t -u``: ``? path`` or ``C mode object stage<TAB>path``."""
+    for entry in listed.split("\0"):
+        tag, _, rest = entry.partition(" ")
+        if tag == "?":
+            yield tag, False, rest
+        elif tag:
+            facts, _, path = rest.partition("\t")
+            yield tag, not facts.endswith(" 0"), path
+
+
+def _identity(git: Git, place: Place) -> tuple[str, ...]:
+    """Return settings for the parts of the identity nobody configured; git would make them up from the host."""
+    known = git.ask(place, "config", "--name-only", "--get-regexp", r"^user\.(name|email)$").out.split()
+    fallback = {"user.name": "Hive", "user.email": "hive@localhost"}
+    return tuple(f"{name}={value}" for name, value in fallback.items() if name not in known)
+
+
+@contextmanager
+def _copied_index(place: Place) -> Iterator[Place]:
+    """Yield the place with a copy of its index, so that staging there changes nothing."""
+    assert place.git_dir is not None
+    copy = place.git_dir / "hive-salvage-index"
+    _forget(copy)
+    if (place.git_dir / "index").exists():
+        shutil.copy2(place.git_dir / "index", copy)  # with its time: git trusts file times older than the index
+    try:
+        yield replace(place, index=copy)
+    finally:
+        _forget(copy)
+
+
+def _forget(index: Path) -> None:
+    index.unlink(missing_ok=True)
+    index.with_name(f"{index.name}.lock").unlink(missing_ok=True)
+
+
+def _is_kept(git: Git, place: Place, head: Head) -> bool:
+    if head.ref.startswith("refs/heads/"):
+        return True
+    roots = ("refs/heads", "refs/tags", "refs/remotes", "refs/hive")
+    return bool(git.run(place, "for-each-ref", "--count=1", f"--contains={head.commit}", *roots).strip())
+
+
+def _salvaged(git: Git, place: Place, task_id: int) -> dict[str, str]:
+    """Return the task's salvage references by what they keep: ``<tree> <parents>``."""
+    shape = "--format=%(refname) %(tree) %(parent)"
+    listed = git.run(place, "for-each-ref", shape, f"{_SALVAGE_ROOT}/{task_id}/").splitlines()
+    pairs = (line.split(" ", 1) for line in listed)
+    return {kept.strip(): ref for ref, kept in pairs}
+
+
+def _keep(git: Git, place: Place, task_id: int, commit: str) -> str:
+    """Name the commit with the next free reference."""
+    root = f"{_SALVAGE_ROOT}/{task_id}"
+    listed = git.run(place, "for-each-ref", "--format=%(refname:lstrip=4)", f"{root}/").split()
+    number = 1 + max((int(taken) for taken in listed if taken.isdecimal()), default=0)
+    git.run(place, "update-ref", "-m", "hive: salvage", f"{root}/{number}", commit, "")  # "": must not exist yet
+    return f"{root}/{number}"

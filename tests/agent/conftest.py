@@ -1,0 +1,78 @@
+"""Both event loops for what watches processes, and the marks by which a test finds what it started."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from hive.agent import AgentEvent, Brief
+from hive.agent.process import Launcher
+from hive.agent.proctable import carriers, stop_blocking
+from hive.clock import SystemClock
+
+_ON_BOTH_LOOPS = ("test_process.py", "test_command.py", "test_sweeper.py")
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run what touches the loop's descriptors on the standard loop and on uvloop."""
+    factories: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
+    if item.path.name in _ON_BOTH_LOOPS and importlib.util.find_spec("uvloop"):
+        import uvloop
+
+        factories["uvloop"] = uvloop.new_event_loop
+    return factories
+
+
+@pytest.fixture
+def mark(tmp_path: Path) -> Iterator[str]:
+    """A mark of this test alone; whatever still carries it at the end is a failure, and stopped."""
+    name = f"test.{os.getpid()}.{tmp_path.parent.name}.{tmp_path.name}"
+    yield name
+    left = carriers([name])
+    stop_blocking((), [name], grace_s=0.0, clock=SystemClock())
+    assert left == [], "the test left processes behind"
+
+
+@pytest.fixture
+def brief(tmp_path: Path, mark: str) -> Brief:
+    """A brief with real directories; tests replace what they care about."""
+    directory = tmp_path / "work"
+    directory.mkdir()
+    return Brief(mark=mark, shard="host.0.test", directory=directory, files=tmp_path / "runs" / "1", state_dir=tmp_path)
+
+
+@pytest_asyncio.fixture
+async def launcher() -> AsyncIterator[Launcher]:
+    """A launcher; at the end no child may be left, not even a zombie."""
+    launcher = Launcher(SystemClock())
+    yield launcher
+    launcher.close()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+@pytest.fixture
+def base_env() -> Mapping[str, str]:
+    """Hive's environment as the settings would give it."""
+    return dict(os.environ)
+
+
+@pytest.fixture
+def events() -> list[AgentEvent]:
+    """Collect what an agent emits: pass its `append` as `emit`."""
+    return []
+
+
+async def until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
+    """Wait until a condition holds; fail after the deadline."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.005)
