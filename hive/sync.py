@@ -16,10 +16,10 @@ from dataclasses import replace
 from typing import Protocol
 
 from hive.agent import proctable
+from hive.channel import Frame
 from hive.clock import Clock, SystemClock
 from hive.config import Settings
 from hive.model import RunId
-from hive.channel import Frame
 from hive.queen import Queen
 from hive.shard import Place, Shard
 from hive.store import open_store

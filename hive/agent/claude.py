@@ -14,8 +14,9 @@ up. The configuration of the CLI itself is not read from there.
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from hive.clock import Clock
 from hive.model import Errored, Outcome, Usage
 
 BASE_TOOLS = ("Bash", "Read", "Edit", "Write", "Glob", "Grep")
-"""Built-in tools that exist for an agent; rules for others add them. The CLI's own set has 22 and costs 32 KB a call."""
+"""Built-in tools that exist for an agent; rules for others add them. The CLI's own 22 cost 32 KB in every request."""
 
 LOGIN = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_BASE_URL", "CLAUDE_CODE_OAUTH_TOKEN")
 """Variables by which the CLI is logged in."""
@@ -44,6 +45,7 @@ _FIXED_ENV: Mapping[str, str] = {
     "DISABLE_TELEMETRY": "1",
 }
 _OWN_PREFIXES = ("ANTHROPIC_", "CLAUDE")
+_SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 _GUIDE_LIMIT_BYTES = 256 * 1024
 
 
@@ -75,6 +77,8 @@ class ClaudeAgent:
         self._executable = executable
         self._pass_env = tuple(pass_env)
         self._linger_s = linger_s
+        passed = (*LOGIN, *self._pass_env)
+        self._secrets = tuple(base_env[name] for name in passed if name in base_env and _SECRET.search(name))
 
     async def run(self, brief: Brief, emit: Emit) -> Outcome:
         """Run the CLI to its end; see `Agent.run`.
@@ -87,16 +91,15 @@ class ClaudeAgent:
         if isinstance(outcome, Errored) and outcome.code == SESSION and brief.session_id:
             emit(Said("agent.restart", {"resume": not brief.resume, "why": outcome.reason}))
             if brief.resume:
-                await _in_thread(lambda: set_aside_blocking(brief.state_dir, brief.session_id or ""))
+                await asyncio.to_thread(set_aside_blocking, brief.state_dir, brief.session_id)
             outcome = await self._attempt(_other_way(brief, self._clock.monotonic_s() - began_s), emit)
         usage = replace(outcome.usage, duration_s=self._clock.monotonic_s() - began_s)
         return replace(outcome, usage=usage, session_id=outcome.session_id or brief.session_id)
 
     async def _attempt(self, brief: Brief, emit: Emit) -> Outcome:
-        secrets = tuple(self._base_env[name] for name in LOGIN[:2] + LOGIN[3:] if self._base_env.get(name))
-        watch = _Watch(Stream(brief.spent if brief.resume else Usage(), secrets), emit, self._clock)
+        watch = _Watch(Stream(brief.spent if brief.resume else Usage(), self._secrets), emit, self._clock)
         try:
-            slot = await _in_thread(lambda: open_slot_blocking(brief.state_dir, brief.slot, self._base_env))
+            slot = await asyncio.to_thread(open_slot_blocking, brief.state_dir, brief.slot, self._base_env)
             process = await self._launcher.start(
                 arguments(brief, self._executable),
                 brief.directory,
@@ -120,7 +123,7 @@ class ClaudeAgent:
         )
         watch.finish()
         stderr = last_bytes(output_file(brief.files, "err"), 4096).decode("utf-8", "replace")
-        return outcome_of(watch.stream, Exit(ending.exit_code, stderr, ending.stopped), secrets)
+        return outcome_of(watch.stream, Exit(ending.exit_code, stderr, ending.stopped), self._secrets)
 
     @property
     def _patience(self) -> int:
@@ -213,9 +216,3 @@ class _Watch:
             self._settled_at_s = None
         elif self._settled_at_s is None:
             self._settled_at_s = self._clock.monotonic_s()
-
-
-async def _in_thread(work: Callable[[], object]) -> object:
-    import asyncio
-
-    return await asyncio.to_thread(work)

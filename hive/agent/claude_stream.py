@@ -48,7 +48,7 @@ class Stream:
         limit_resets_at_ms: When that ends; None when nobody said.
     """
 
-    def __init__(self, spent: Usage = Usage(), secrets: Collection[str] = ()) -> None:  # noqa: B008 - frozen
+    def __init__(self, spent: Usage = Usage(), secrets: Collection[str] = ()) -> None:
         self.lines = 0
         self.skipped = 0
         self.session_id: str | None = None
@@ -97,6 +97,8 @@ class Stream:
                 self._result(message)
             case "rate_limit_event":
                 return self._limits(record(message.get("rate_limit_info")))
+            case _:  # tools' results, parts of messages, control messages
+                pass
         return []
 
     def _system(self, message: Mapping[str, object]) -> list[AgentEvent]:
@@ -112,7 +114,8 @@ class Stream:
                 return [Said("agent.denied", {"name": self._clean(message.get("tool_name")), "text": told})]
             case "model_fallback":
                 return [Said("agent.fallback", {"text": self._clean(message.get("content"))})]
-        return []
+            case _:  # hooks, counters, status lines
+                return []
 
     def _retry(self, message: Mapping[str, object]) -> AgentEvent:
         self.retrying = status(message.get("error_status"))
@@ -139,7 +142,8 @@ class Stream:
             case "tool_use":
                 name = self._clean(block.get("name"))
                 return Said("agent.tool", {"name": name, "input": self._clean(tool_input(block))})
-        return None
+            case _:
+                return None
 
     def _result(self, message: Mapping[str, object]) -> None:
         self.result = result_of(message)
@@ -227,7 +231,8 @@ def _told(message: Mapping[str, object]) -> str:
             return "! usage limit reached"
         case "result", _:
             return _told_result(message)
-    return ""
+        case _:
+            return ""
 
 
 def _told_block(block: Mapping[str, object]) -> str:
@@ -240,7 +245,8 @@ def _told_block(block: Mapping[str, object]) -> str:
             sign = "!" if block.get("is_error") is True else "|"
             shown = clean(result_text(block), _BLOCK_CHARACTERS)
             return "\n".join(f"  {sign} {line}" for line in shown.split("\n")) if shown else ""
-    return ""
+        case _:
+            return ""
 
 
 def _told_result(message: Mapping[str, object]) -> str:

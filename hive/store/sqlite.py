@@ -27,6 +27,8 @@ from hive.store import (
     Renewal,
     Steering,
     TaskQuery,
+    sqlite_control,
+    sqlite_moves,
 )
 from hive.store import sqlite_reads as reads
 from hive.store import sqlite_writes as writes
@@ -114,7 +116,7 @@ class SqliteStore:
         return await self._engine.write(lambda tx: writes.release(tx, run_ids, why, rules))
 
     async def control(self, command: Command) -> Receipt:
-        return await self._engine.write(lambda tx: writes.control(tx, command))
+        return await self._engine.write(lambda tx: sqlite_control.control(tx, command))
 
     async def steering(self) -> Steering:
         return await self._engine.read(reads.steering())
@@ -123,7 +125,7 @@ class SqliteStore:
         await self._engine.write(lambda tx: writes.limit(tx, signal))
 
     async def append(self, events: Sequence[NewEvent]) -> None:
-        await self._engine.write(lambda tx: writes.record(tx, events))
+        await self._engine.write(lambda tx: sqlite_moves.record(tx, events))
 
     async def events(self, after: int = 0, limit: int = 1000, task_id: TaskId | None = None) -> list[Event]:
         return await self._engine.read(reads.events(after, limit, task_id))

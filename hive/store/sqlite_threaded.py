@@ -111,7 +111,7 @@ class ThreadedEngine:
     def _work(self) -> None:
         try:
             database = Database(self._path, clock=self._clock, boot_id=self._boot_id)
-        except BaseException as error:
+        except BaseException:
             self._tell(lambda: self._ready.set_exception(error))
             return
         self._database = database
