@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -165,12 +165,21 @@ class Hive:
 
 
 class SyncHive:
-    """A queue, opened for plain code. Made by `hive.open_sync`. Every verb is that of `Hive`, done at once."""
+    """A queue, opened for plain code. Made by `hive.open_sync`. Every verb is that of `Hive`, done at once.
+
+    Closed by `close`, or by the end of the ``with`` statement it is used in.
+    """
 
     def __init__(self, hive: Hive, clock: Clock, url: str) -> None:
         self._hive = hive
         self._clock = clock
         self._url = url
+
+    def __enter__(self) -> SyncHive:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def add(self, tasks: Sequence[NewTask]) -> list[Added]:
         """See `Hive.add`."""
@@ -275,8 +284,7 @@ async def open(url: str, *, clock: Clock | None = None) -> AsyncIterator[Hive]: 
         await hive.close()
 
 
-@contextmanager
-def open_sync(url: str, *, clock: Clock | None = None) -> Iterator[SyncHive]:
+def open_sync(url: str, *, clock: Clock | None = None) -> SyncHive:
     """Open or create a queue for plain code: ``with hive.open_sync("sqlite:///.hive/hive.db") as h``.
 
     Raises:
@@ -286,11 +294,7 @@ def open_sync(url: str, *, clock: Clock | None = None) -> Iterator[SyncHive]:
 
     clock = clock or SystemClock()
     store = drive(open_store(url, clock=clock, boot_id=boot_id(), inline=True))
-    hive = SyncHive(Hive(store, clock, url), clock, url)
-    try:
-        yield hive
-    finally:
-        hive.close()
+    return SyncHive(Hive(store, clock, url), clock, url)
 
 
 def settled(task: Task) -> bool:

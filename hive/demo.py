@@ -62,11 +62,11 @@ def prepare(directory: Path, environ: Mapping[str, str], count: int) -> list[New
     for name in names:
         (directory / "src" / f"{name}.py").write_text(_OLD.format(name=name))
     (directory / "check.sh").write_text(_CHECK)
-    git, place = Git(environ), Place(directory)
-    git.run(place, "init", "-q", "-b", "main")
-    git.run(place, "add", "-A")
-    identity = ("user.name=Hive demo", "user.email=demo@hive.invalid", "commit.gpgSign=false")
-    git.run(place, "commit", "-q", "-m", "Start with os.path everywhere", config=identity)
+    place = Place(Git(environ), directory)
+    place.run("init", "-q", "-b", "main")
+    place.run("add", "-A")
+    identity = ("-c", "user.name=Hive demo", "-c", "user.email=demo@hive.invalid", "-c", "commit.gpgSign=false")
+    place.run(*identity, "commit", "-q", "-m", "Start with os.path everywhere")
     return [_task(name, number, names) for number, name in enumerate(names)]
 
 

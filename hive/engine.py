@@ -24,6 +24,7 @@ from hive.model import FINAL, NewTask, State, TaskId
 from hive.store import Steer, TaskQuery
 from hive.supervisor import Ending
 from hive.sync import Watcher
+from hive.workspace import Workspaces
 
 AGENTS_PER_SHARD = 32
 _LOOK_S = 0.25
@@ -73,6 +74,8 @@ def work(settings: Settings, tasks: Sequence[NewTask], *, watcher: Callable[[int
     """
     clock = SystemClock()
     began_s = clock.monotonic_s()
+    if settings.repo is not None:
+        Workspaces(settings.state_dir, clock, settings.environ).exclude_state_dir_blocking(settings.repo)
     with closing(EngineLock(_lock_path(settings))) as lock:
         with open_sync(settings.db) as hive:
             hive.control(Steer(stop="no"))

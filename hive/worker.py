@@ -84,6 +84,7 @@ class Worker:
         self._stop_as: Outcome | None = None
         self._attaching: asyncio.Task[None] | None = None
         self._pid: int | None = None
+        self._workspace: Workspace | None = None
         self._me: asyncio.Task[None] | None = None
 
     async def carry(self) -> None:
@@ -132,7 +133,7 @@ class Worker:
                 )
 
     async def _apply(self) -> Outcome:
-        workspace = await self._workspace()
+        workspace = await self._open_workspace()
         settings, spec = self._tools.settings, self._task.spec
         agent = self._tools.agents(spec.agent or settings.agent)
         outcome = await agent.run(self._apply_brief(workspace), self._hear)
@@ -151,7 +152,7 @@ class Worker:
         argv = spec.test or settings.test
         if not argv:
             return Errored(code="no_test", reason="phase test without a test command", retryable=False)
-        workspace = await self._workspace()
+        workspace = await self._open_workspace()
         brief = replace(self._brief(workspace), argv=argv, timeout_s=settings.test_timeout_s)
         outcome = await self._tools.agents("command").run(brief, self._hear)
         match outcome:
@@ -165,11 +166,12 @@ class Worker:
             case _:
                 return outcome
 
-    async def _workspace(self) -> Workspace:
-        tools = self._tools
-        workspace = await self._blocking(partial(tools.workspaces.open_blocking, self._task, tools.settings.repo))
-        if str(workspace.path) != self._task.workspace or workspace.branch != self._task.branch:
-            await tools.store.workspace(self._task.id, str(workspace.path), workspace.branch, workspace.base_commit)
+    async def _open_workspace(self) -> Workspace:
+        tools, task = self._tools, self._task
+        workspace = await self._blocking(partial(tools.workspaces.open_blocking, task, tools.settings.repo))
+        self._workspace = workspace
+        if workspace.kind is not WorkspaceKind.NONE and str(workspace.path) != task.workspace:
+            await tools.store.workspace(task.id, str(workspace.path), workspace.branch, workspace.base_commit)
         return workspace
 
     def _apply_brief(self, workspace: Workspace) -> Brief:
@@ -199,7 +201,7 @@ class Worker:
             directory=workspace.path,
             files=run_files(settings.state_dir, self.run_id),
             state_dir=settings.state_dir,
-            env={**task.spec.env, "HIVE_TASK_ID": str(task.id)},
+            env={**workspace.env, **task.spec.env, "HIVE_TASK_ID": str(task.id)},
             attempt=task.attempt,
             round=task.round,
             grace_s=settings.grace_s,
@@ -238,10 +240,14 @@ class Worker:
 
     async def _tidy(self) -> None:
         """Remove a completed task's worktree: its branch holds everything, and what it does not is salvaged first."""
-        if self._task.spec.workspace is not WorkspaceKind.REPO:
+        workspace = self._workspace
+        if workspace is None or workspace.kind is not WorkspaceKind.REPO:
             return
-        workspace = await self._workspace()
-        await self._blocking(partial(self._tools.workspaces.remove_blocking, workspace, self._task))
+        try:
+            await self._blocking(partial(self._tools.workspaces.remove_blocking, workspace, self._task))
+        except HiveError as error:
+            self._say("workspace.kept", {"code": error.code, "why": error.message})
+            return
         await self._tools.store.workspace(self._task.id, "", workspace.branch, workspace.base_commit)
 
     async def _blocking(self, work: Callable[[], T]) -> T:

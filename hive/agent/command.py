@@ -10,7 +10,7 @@ import signal
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from hive.agent import Brief, Emit, Spawned
+from hive.agent import Brief, Emit
 from hive.agent.output import last_bytes, output_file
 from hive.agent.process import Ending, Launcher, SpawnFailed, child_env, supervise
 from hive.clock import Clock
@@ -47,8 +47,7 @@ class CommandAgent:
             process = await self._launcher.start(brief.argv, brief.directory, env, brief.files, stdin)
         except SpawnFailed as failure:
             return failure.outcome()
-        emit(Spawned(process.record))
-        return outcome_of(await supervise(process, brief, self._clock), brief)
+        return outcome_of(await supervise(process, brief, self._clock, emit=emit), brief)
 
 
 def outcome_of(ending: Ending, brief: Brief) -> Outcome:

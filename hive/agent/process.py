@@ -7,8 +7,7 @@ many runs at a look (`hive.agent.sweeper`).
 How an agent uses it::
 
     process = await launcher.start(argv, directory, child_env(...), brief.files, stdin=prompt)   # or SpawnFailed
-    emit(Spawned(process.record))
-    ending = await supervise(process, brief, clock, on_bytes=framer_and_parser)
+    ending = await supervise(process, brief, clock, on_bytes=framer_and_parser, emit=emit)
     if ending.stopped: return ending.stopped            # TimedOut or Errored(output_limit)
     ... ending.exit_code, ending.duration_s ...
 """

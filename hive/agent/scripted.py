@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from hive.agent import Brief, Emit, LimitSeen, Said, Spawned
+from hive.agent import Brief, Emit, LimitSeen, Said
 from hive.agent.command import outcome_of, printable
 from hive.agent.output import last_bytes, output_file
 from hive.agent.process import Launcher, SpawnFailed, Sweep, child_env, supervise
@@ -238,9 +238,9 @@ class _Play:
             process = await self._launcher.start(argv, brief.directory, env, files)
         except SpawnFailed as failure:
             return failure.outcome()
-        self._emit(Spawned(process.record))
         limits = replace(brief, files=files, timeout_s=self._left_s())
-        outcome = outcome_of(await supervise(process, limits, self._clock, sweep=Sweep.NOT_YET), limits)
+        ending = await supervise(process, limits, self._clock, emit=self._emit, sweep=Sweep.NOT_YET)
+        outcome = outcome_of(ending, limits)
         self._wrote_s = self._clock.monotonic_s()
         if isinstance(outcome, TimedOut):
             return self._exceeded() or outcome  # in terms of the whole run

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from hive.agent import Brief
+from hive.agent import Brief, Emit, Spawned
 from hive.agent.output import Tail, output_file, size_bytes
 from hive.clock import Clock
 from hive.model import Errored, TimedOut, Usage
@@ -54,6 +54,7 @@ async def supervise(
     clock: Clock,
     on_bytes: Callable[[bytes], None] | None = None,
     *,
+    emit: Emit | None = None,
     stop_when: Callable[[], bool] | None = None,
     sweep: Sweep = Sweep.LATER,
 ) -> Ending:
@@ -69,12 +70,15 @@ async def supervise(
         clock: Measures durations; looks happen in real time.
         on_bytes: Gets stdout in order, in chunks of any split, about every 0.2 s and once more after the end; at most
             `output_limit_bytes` in all. Never called after this returned.
+        emit: Told first that the process exists (`Spawned`); what it raises stops the process too.
         stop_when: Asked at every look (about every 0.2 s with `on_bytes`, else up to 1 s); true stops the process
             although nothing is wrong: `Ending.stopped` is None then.
         sweep: When to look for what the run left behind after it ended by itself.
     """
     watch = _Watch(process, brief, clock, on_bytes)
     try:
+        if emit is not None:
+            emit(Spawned(process.record))
         watch.open()
         over = await watch.until_over(stop_when)
         if over is not None or process.exit_code is None or sweep is Sweep.NOW:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -111,8 +112,8 @@ class ThreadedEngine:
     def _work(self) -> None:
         try:
             database = Database(self._path, clock=self._clock, boot_id=self._boot_id)
-        except BaseException:
-            self._tell(lambda: self._ready.set_exception(error))
+        except BaseException as error:
+            self._tell(partial(self._ready.set_exception, error))
             return
         self._database = database
         self._tell(lambda: self._ready.set_result(None))
@@ -145,10 +146,10 @@ class ThreadedEngine:
             results = [(None, error)] * len(taken)
         self._tell(lambda: _resolve(taken, results))
 
-    def _tell(self, callback: object) -> None:
+    def _tell(self, callback: Callable[[], object]) -> None:
         # A loop that is closed by now has nobody left to tell.
         with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(callback)  # type: ignore[arg-type]
+            self._loop.call_soon_threadsafe(callback)
 
 
 def _resolve(ops: Sequence[_Op], results: Sequence[tuple[object, Exception | None]]) -> None:

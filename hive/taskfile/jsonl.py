@@ -11,6 +11,7 @@ from functools import partial
 from hive.source import KeyPath, Place, Span, quoted
 from hive.taskfile.document import Document, Entry, Fault, Places
 
+_DEEPEST = 10
 _DECODER = json.JSONDecoder()
 _BLANK = re.compile(r"[ \t\r\n]*")
 
@@ -55,7 +56,7 @@ def _object(line: str, start: int, text: str) -> dict[str, object] | Fault:
         return Fault("H110", f"is no valid JSON: {reason}", lambda: Span(start, start + len(line)))
     if isinstance(value, dict):
         return value
-    message = f"a line must be an object such as {{\"prompt\": \"...\"}}, not {quoted(line.strip(), 30)}"
+    message = f'a line must be an object such as {{"prompt": "..."}}, not {quoted(line.strip(), 30)}'
     return Fault("H114", message, lambda: Span(start, start + len(line)))
 
 
@@ -73,7 +74,7 @@ def _no_constant(name: str) -> object:
 
 def _locate(text: str, path: KeyPath) -> Place:
     start = int(path[0]) if path and isinstance(path[0], int) else 0
-    places, _ = _places(text, start)
+    places = _Walk(text, start).places
     inner = path[1:]
     while inner and inner not in places:
         inner = inner[:-1]
@@ -81,48 +82,50 @@ def _locate(text: str, path: KeyPath) -> Place:
 
 
 def _repeated(text: str, start: int, key: str) -> Span:
-    _, repeated = _places(text, start)
-    return repeated.get(key, Span(start, start + 1))
+    return _Walk(text, start).repeated.get(key, Span(start, start + 1))
 
 
-def _places(text: str, start: int) -> tuple[Places, dict[str, Span]]:
-    """Return where the values of a line stand, and the second places of keys that stand twice."""
-    places: Places = {}
-    repeated: dict[str, Span] = {}
-    with suppress(ValueError, IndexError, RecursionError):  # a line with a repeated key may be wrong further on
-        _walk(text, _after_blank(text, start), (), None, places, repeated)
-    places.setdefault((), Place(Span(start, start + 1)))
-    return places, repeated
+class _Walk:
+    """Finds where the values of one line stand, and the second places of keys that stand twice."""
 
+    def __init__(self, text: str, start: int) -> None:
+        self._text = text
+        self.places: Places = {}
+        self.repeated: dict[str, Span] = {}
+        with suppress(ValueError, IndexError, RecursionError):  # behind a repeated key the line may be wrong in form
+            self._value(self._after_blank(start), (), None)
+        self.places.setdefault((), Place(Span(start, start + 1)))
 
-def _walk(
-    text: str, at: int, path: KeyPath, key: Span | None, places: Places, repeated: dict[str, Span]
-) -> int:
-    """Note the value at an offset and all inside of it; return where it ends."""
-    start = at
-    if text[at] in "{[" and len(path) < 10:
-        close = "}" if text[at] == "{" else "]"
-        at = _after_blank(text, at + 1)
+    def _value(self, at: int, path: KeyPath, key: Span | None) -> int:
+        """Note the value at an offset and all inside of it; return where it ends."""
+        start = at
+        if self._text[at] in "{[" and len(path) < _DEEPEST:
+            at = self._members(at, path)
+        else:
+            _, at = _DECODER.raw_decode(self._text, at)
+        self.places[path] = Place(Span(start, at), key)
+        return at
+
+    def _members(self, at: int, path: KeyPath) -> int:
+        close = "}" if self._text[at] == "{" else "]"
+        at = self._after_blank(at + 1)
         index = 0
-        while text[at] != close:
-            here, span = (*path, index), None
-            if close == "}":
-                name, at_colon = _DECODER.raw_decode(text, at)
-                span = Span(at, at_colon)
-                here = (*path, str(name))
-                at = _after_blank(text, _after_blank(text, at_colon) + 1)
-                if here in places:
-                    repeated.setdefault(str(name), span)
-            at = _after_blank(text, _walk(text, at, here, span, places, repeated))
-            at = _after_blank(text, at + 1) if text[at] == "," else at
+        while self._text[at] != close:
+            at = self._pair(at, path) if close == "}" else self._value(at, (*path, index), None)
+            at = self._after_blank(at)
+            if self._text[at] == ",":
+                at = self._after_blank(at + 1)
             index += 1
-        at += 1
-    else:
-        _, at = _DECODER.raw_decode(text, at)
-    places[path] = Place(Span(start, at), key)
-    return at
+        return at + 1
 
+    def _pair(self, at: int, path: KeyPath) -> int:
+        name, end = _DECODER.raw_decode(self._text, at)
+        here, span = (*path, str(name)), Span(at, end)
+        if here in self.places:
+            self.repeated.setdefault(str(name), span)
+        colon = self._after_blank(end)
+        return self._value(self._after_blank(colon + 1), here, span)
 
-def _after_blank(text: str, at: int) -> int:
-    match = _BLANK.match(text, at)
-    return match.end() if match else at
+    def _after_blank(self, at: int) -> int:
+        match = _BLANK.match(self._text, at)
+        return match.end() if match else at

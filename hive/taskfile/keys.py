@@ -117,11 +117,11 @@ _SECONDS = duration(0.001, _MONTH_S)
 KEYS: Mapping[str, Key] = {
     key.name: key
     for key in (
-        Key("key", "key", name("a key"), "name in its batch; adding it again adds nothing; made when missing", shared=False),
+        Key("key", "key", name("a key"), "name in its batch; adding it twice adds it once", shared=False),
         Key("batch", "batch", name("a batch"), "its batch; in JSON lines only", shared=False),
         Key("title", "title", text(blank=True), "one line for people; else the prompt's first", shared=False),
         Key("prompt", "prompt", _prompt(), "what the agent is asked to do", shared=False),
-        Key("prompt_file", "prompt_file", _inside("a path"), "file with the prompt, beside the task file", shared=False),
+        Key("prompt_file", "prompt_file", _inside("a path"), "file below this one that holds it", shared=False),
         Key("command", "command", argv(from_string=False), "argument list to run instead of an agent; no shell"),
         Key("script", "script", text("text"), "what the scripted agent plays"),
         Key("agent", "agent", choice("claude", "command", "scripted"), "who does the work"),
@@ -159,9 +159,10 @@ def schema() -> dict[str, Json]:
         "properties": {key.name: {"description": key.doc, **key.kind.schema} for key in KEYS.values()},
         "additionalProperties": False,
     }
+    names = [key.name for key in KEYS.values() if key.shared]
     shared: Json = {
         "type": "object",
-        "properties": {key.name: {"$ref": f"#/$defs/task/properties/{key.name}"} for key in KEYS.values() if key.shared},
+        "properties": {name: {"$ref": f"#/$defs/task/properties/{name}"} for name in names},
         "additionalProperties": False,
     }
     tasks: Json = {"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/task"}}

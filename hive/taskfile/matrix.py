@@ -6,6 +6,7 @@ text of the entry; ``{{file}}`` stays ``{file}``. Other braces are left alone: p
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice, product
@@ -92,11 +93,13 @@ class Expander:
         if not pattern or pure.is_absolute() or ".." in pure.parts or "\0" in pattern:
             self._problems.add("H118", f"{quoted(given)} must stay below {self._root}", path)
             return []
-        found = glob.iglob(pattern, root_dir=self._root, recursive=True)
-        files = sorted(islice((one for one in found if (self._root / one).is_file()), CAP + 1))
-        if not files:
+        pattern = re.sub(r"(?:\*\*/)+", "**/", pattern)  # a second one finds nothing new, at the price of the square
+        found = glob.iglob(pattern, root_dir=self._root, recursive=True)  # noqa: PTH207 - knows hidden files
+        files = islice((one for one in found if os.path.isfile(self._root / one)), CAP + 1)  # noqa: PTH113 - never raises
+        names = sorted(files)
+        if not names:
             self._problems.add("H119", f"{quoted(given)} matches no file below {self._root}", path)
-        return files
+        return names
 
     def _check(self, template: Mapping[str, object], axes: Mapping[str, Sequence[str]], path: KeyPath) -> bool:
         """Note placeholders that mean nothing, and refuse what would not fit into memory."""
@@ -120,7 +123,7 @@ class Expander:
                 self._problems.add("H119", message, path, note=note)
             elif axis and axis not in axes and (meant := nearest(axis, axes, cutoff=0.75)):
                 note = f"did you mean `{{{meant}}}`?"
-                message = f"{quoted(match[0])} names no axis of the matrix; write {{{match[0]}}} if it is meant literally"
+                message = f"{quoted(match[0])} names no axis of the matrix; write {{{match[0]}}} to mean it literally"
                 self._problems.add("H119", message, path, note=note)
 
 

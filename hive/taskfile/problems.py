@@ -37,7 +37,8 @@ class InvalidTaskFileError(TaskFileError):
             lines += [*problem.lines(), ""]
         lines.pop()
         if self.count > 1:
-            lines += ["", f"{self.count} errors" + (", alike ones shown once" if self.count > len(self.problems) else "")]
+            alike = ", alike ones shown once" if self.count > len(self.problems) else ""
+            lines += ["", f"{self.count} errors{alike}"]
         return [*lines, f"fix: {_FIX}"]
 
 

@@ -185,7 +185,7 @@ def _next_path(frame: _Frame) -> KeyPath:
 
 def _events(text: str) -> Iterator[yaml.Event]:
     """Yield the events of a text, with every complaint of the parser as ours."""
-    loader: type[yaml.SafeLoader] | type[yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    loader: type[yaml.SafeLoader | yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         yield from yaml.parse(text, Loader=loader)
     except yaml.MarkedYAMLError as error:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired
 from typing import IO
 
 from hive.clock import Clock
@@ -31,6 +31,8 @@ _HARDENED = (
     "core.hooksPath=/dev/null",
     "core.fsmonitor=false",
     "core.quotePath=false",
+    "core.fsync=committed",  # git's default leaves new objects out: after a power cut a branch may name an empty file
+    "core.fsyncMethod=batch",
     "core.filesRefLockTimeout=5000",  # git's own bounded retry on *.lock of references
     "core.packedRefsTimeout=10000",
     "gc.auto=0",
@@ -49,25 +51,6 @@ _PREFIX = (
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a git command works.
-
-    Attributes:
-        cwd: Directory the command starts in.
-        git_dir: A repository's common directory, or a worktree's own directory in it; None: found from `cwd`.
-        work_tree: Top of the files; None: found from `cwd`, or not needed.
-        index: Index file to use instead of the worktree's own.
-        held: Descriptors of locks that last until the command ends, even if Hive dies before it.
-    """
-
-    cwd: Path
-    git_dir: Path | None = None
-    work_tree: Path | None = None
-    index: Path | None = None
-    held: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Answer:
     """How a command ended. Bytes that are not UTF-8 are kept as surrogates."""
 
@@ -77,72 +60,96 @@ class Answer:
 
 
 class Git:
-    """Runs git with what `base_env` says about PATH, HOME, XDG_CONFIG_HOME and TMPDIR, and nothing else of it."""
+    """The program with its environment: PATH, HOME, XDG_CONFIG_HOME and TMPDIR of `base_env`, nothing else of it."""
 
     def __init__(self, base_env: Mapping[str, str]) -> None:
         self._env = {name: base_env[name] for name in _KEPT_NAMES if name in base_env}
         self._env.setdefault("PATH", os.defpath)
         self._env |= {"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "true"}
 
-    def run(self, place: Place, *args: str, stdin: str = "", config: tuple[str, ...] = ()) -> str:
+    def start(self, place: Place, args: Sequence[str], *, stdin: int, stdout: int | IO[bytes]) -> Popen[bytes]:
+        """Start a command in a process group of its own: Ctrl-C is for Hive and never cuts a git command in half."""
+        try:
+            return Popen(
+                (*_PREFIX, *args),
+                cwd=place.cwd,
+                env=self._env | place.location(),
+                stdin=stdin,
+                stdout=stdout,
+                stderr=PIPE,
+                process_group=0,
+                pass_fds=place.held,
+            )
+        except OSError as error:
+            raise _not_started(error, place) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where git works, and the way to run it there.
+
+    Attributes:
+        cwd: Directory the command starts in.
+        git_dir: A repository's common directory, or a worktree's own directory in it; None: found from `cwd`.
+        work_tree: Top of the files; None: found from `cwd`, or not needed.
+        index: Index file to use instead of the worktree's own.
+        held: Descriptors of locks that last until the command ends, even if Hive dies before it.
+    """
+
+    git: Git
+    cwd: Path
+    git_dir: Path | None = None
+    work_tree: Path | None = None
+    index: Path | None = None
+    held: tuple[int, ...] = ()
+
+    def run(self, *args: str, stdin: str = "") -> str:
         """Return what git printed.
 
         Raises:
             NotReady: H213, git is not installed.
             WorkspaceError: H215, git failed; H214, it took longer than `TIMEOUT_S`.
         """
-        answer = self.ask(place, *args, stdin=stdin, config=config)
+        answer = self.ask(*args, stdin=stdin)
         if answer.code != 0:
-            raise failed(answer, *args, where=place.cwd)
+            raise failed(answer, *args, where=self.cwd)
         return answer.out
 
-    def ask(self, place: Place, *args: str, stdin: str = "", config: tuple[str, ...] = ()) -> Answer:
+    def ask(self, *args: str, stdin: str = "") -> Answer:
         """Return how git ended, whatever its exit code.
 
         Raises:
             NotReady: H213, git is not installed.
             WorkspaceError: H214, git took longer than `TIMEOUT_S` and was killed with all it had started.
         """
-        data = stdin.encode("utf-8", "surrogateescape")
-        code, out, err = self._call(place, args, data, config, subprocess.PIPE)
+        code, out, err = self._call(args, stdin.encode("utf-8", "surrogateescape"), PIPE)
         return Answer(code, _text(out), _text(err))
 
-    def run_capped(self, place: Place, *args: str, limit_bytes: int) -> str:
+    def run_capped(self, *args: str, limit_bytes: int) -> str:
         """Return what git printed, cut at `limit_bytes` with a last line that says so; raises as `run`."""
         with tempfile.TemporaryFile() as sink:
-            code, _, err = self._call(place, args, b"", (), sink)
+            code, _, err = self._call(args, b"", sink)
             if code != 0:
-                raise failed(Answer(code, "", _text(err)), *args, where=place.cwd)
+                raise failed(Answer(code, "", _text(err)), *args, where=self.cwd)
             size = sink.seek(0, os.SEEK_END)
             sink.seek(0)
             text = sink.read(limit_bytes).decode("utf-8", "replace")
         return text if size <= limit_bytes else f"{text}\n[cut: {limit_bytes} of {size} bytes shown]\n"
 
-    def _call(
-        self, place: Place, args: tuple[str, ...], stdin: bytes, config: tuple[str, ...], sink: int | IO[bytes]
-    ) -> tuple[int, bytes, bytes]:
-        argv = (*_PREFIX, *(part for setting in config for part in ("-c", setting)), *args)
-        try:
-            child = subprocess.Popen(
-                argv,
-                cwd=place.cwd,
-                env=self._env | _location(place),
-                stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
-                stdout=sink,
-                stderr=subprocess.PIPE,
-                process_group=0,  # Ctrl-C is for Hive: a git command is never cut in half by it
-                pass_fds=place.held,
-            )
-        except OSError as error:
-            raise _not_started(error, place) from error
-        with child:
+    def location(self) -> dict[str, str]:
+        """Return the variables that tell git where to work."""
+        named = {"GIT_DIR": self.git_dir, "GIT_WORK_TREE": self.work_tree, "GIT_INDEX_FILE": self.index}
+        return {name: str(path) for name, path in named.items() if path is not None}
+
+    def _call(self, args: tuple[str, ...], stdin: bytes, sink: int | IO[bytes]) -> tuple[int, bytes, bytes]:
+        with self.git.start(self, args, stdin=PIPE if stdin else DEVNULL, stdout=sink) as child:
             try:
                 out, err = child.communicate(stdin or None, timeout=TIMEOUT_S)
             except BaseException as error:
                 os.killpg(child.pid, signal.SIGKILL)
                 child.communicate()
-                if isinstance(error, subprocess.TimeoutExpired):
-                    raise _timed_out(args, place) from error
+                if isinstance(error, TimeoutExpired):
+                    raise _timed_out(args, self) from error
                 raise
         return child.returncode, out or b"", err
 
@@ -152,7 +159,7 @@ def failed(answer: Answer, *args: str, where: Path) -> WorkspaceError:
     lines = [line.strip() for line in answer.err.splitlines() if line.strip() and not line.startswith("hint:")]
     why = "; ".join(lines)[-500:].encode("utf-8", "replace").decode()
     return WorkspaceError(
-        f"`git {args[0]}` failed with exit code {answer.code}",
+        f"`git {_verb(args)}` failed with exit code {answer.code}",
         code="H215",
         why=why,
         where=str(where),
@@ -194,9 +201,9 @@ def _wait_for_lock(descriptor: int, path: Path, clock: Clock) -> None:
         pause_s = min(_LOCK_POLL_S, pause_s * 2)
 
 
-def _location(place: Place) -> dict[str, str]:
-    named = {"GIT_DIR": place.git_dir, "GIT_WORK_TREE": place.work_tree, "GIT_INDEX_FILE": place.index}
-    return {name: str(path) for name, path in named.items() if path is not None}
+def _verb(args: tuple[str, ...]) -> str:
+    """Return the command's name, which may stand behind ``-c name=value``."""
+    return next(arg for arg in args if not arg.startswith("-") and "=" not in arg)
 
 
 def _text(data: bytes) -> str:
@@ -217,7 +224,7 @@ def _not_started(error: OSError, place: Place) -> NotReady:
 
 def _timed_out(args: tuple[str, ...], place: Place) -> WorkspaceError:
     return WorkspaceError(
-        f"`git {args[0]}` took longer than {TIMEOUT_S:g} s and was stopped",
+        f"`git {_verb(args)}` took longer than {TIMEOUT_S:g} s and was stopped",
         code="H214",
         why="a slow disk, or a filter such as git-lfs that waits for the network",
         where=str(place.cwd),

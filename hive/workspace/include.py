@@ -11,12 +11,12 @@ import shutil
 import stat
 from pathlib import Path
 
-from hive.workspace.git import Git, Place, failed
+from hive.workspace.git import Place, failed
 
 INCLUDE_FILE = ".worktreeinclude"
 
 
-def copy_included(git: Git, root: Path, place: Place, state_dir: Path) -> tuple[str, ...]:
+def copy_included(root: Path, place: Place, state_dir: Path) -> tuple[str, ...]:
     """Copy the included files from the checkout at `root` into a worktree and return their relative paths.
 
     Existing files are not overwritten. Symbolic links are neither copied nor followed.
@@ -25,15 +25,16 @@ def copy_included(git: Git, root: Path, place: Place, state_dir: Path) -> tuple[
     if not patterns.is_file() or patterns.is_symlink():
         return ()
     assert place.work_tree is not None
-    listed = git.run(Place(root), "ls-files", "-z", "-o", "-i", f"--exclude-from={patterns}").split("\0")
-    wanted = [path for path in listed if path and not path.endswith("/") and state_dir not in (root / path).parents]
-    return tuple(path for path in _ignored(git, place, wanted) if _copy(root, place.work_tree, path))
+    listed = Place(place.git, root).run("ls-files", "-z", "-o", "-i", f"--exclude-from={patterns}")
+    files = [path for path in listed.split("\0") if path and not path.endswith("/")]
+    wanted = [path for path in files if state_dir not in (root / path).parents]
+    return tuple(path for path in _ignored(place, wanted) if _copy(root, place.work_tree, path))
 
 
-def _ignored(git: Git, place: Place, paths: list[str]) -> list[str]:
+def _ignored(place: Place, paths: list[str]) -> list[str]:
     if not paths:
         return []
-    answer = git.ask(place, "check-ignore", "-z", "--stdin", stdin="".join(f"{path}\0" for path in paths))
+    answer = place.ask("check-ignore", "-z", "--stdin", stdin="".join(f"{path}\0" for path in paths))
     if answer.code > 1:  # 1: none of them is ignored
         raise failed(answer, "check-ignore", where=place.cwd)
     return [path for path in answer.out.split("\0") if path]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
+from collections.abc import Iterator
+from itertools import chain, count
+from pathlib import Path
 
 from hive.errors import ConfigError
 from hive.model import Task
@@ -23,10 +27,12 @@ def slug(title: str) -> str:
     return text.strip("-") or "task"
 
 
-def name_of(task: Task, number: int = 1) -> str:
-    """Return the name of a task's directory and the end of its branch; `number` tells apart what is already taken."""
-    suffix = f"-{number}" if number > 1 else ""
-    return f"{task.id}-{slug(task.spec.title)}{suffix}"
+def free_names(task: Task, directory: Path) -> Iterator[str]:
+    """Yield names for a task's directory and the end of its branch, plain first, then numbered, that are not taken."""
+    plain = f"{task.id}-{slug(task.spec.title)}"
+    for name in chain([plain], (f"{plain}-{number}" for number in count(2))):
+        if not os.path.lexists(directory / name):
+            yield name
 
 
 def checked_prefix(prefix: str) -> str:

@@ -33,7 +33,9 @@ class Record:
 
     Attributes:
         created_at_ms: When the task was added; tells it from a task with the same id of an earlier store.
-        common_dir: The repository's common git directory; empty unless `kind` is repo.
+        branch, base_commit: The task's branch and where it started; empty, as all below, unless `kind` is repo.
+        common_dir: The repository's common git directory.
+        root: Top of the checkout `hive` was pointed at.
         git_dir: The worktree's own git directory, known when ready.
         included: Files copied in because of ``.worktreeinclude``; never committed.
     """
@@ -42,9 +44,10 @@ class Record:
     created_at_ms: int
     kind: WorkspaceKind
     path: str
-    branch: str | None = None
-    base_commit: str | None = None
+    branch: str = ""
+    base_commit: str = ""
     common_dir: str = ""
+    root: str = ""
     git_dir: str = ""
     included: tuple[str, ...] = ()
 

@@ -64,7 +64,7 @@ def find_source(git: Git, path: Path, base: str | None) -> Source:
     wanted = "HEAD" if base is None else base
     if wanted.startswith("-"):
         raise _no_base(path, wanted)
-    answer = git.ask(Place(path), *_REV_PARSE, "--git-common-dir", "--show-toplevel", f"{wanted}^{{commit}}")
+    answer = Place(git, path).ask(*_REV_PARSE, "--git-common-dir", "--show-toplevel", f"{wanted}^{{commit}}")
     lines = answer.out.splitlines()
     if answer.code != 0 or len(lines) != 3 or not _OID.fullmatch(lines[2]):
         raise _diagnosis(git, path, wanted, answer)
@@ -75,10 +75,10 @@ def check_repo(git: Git, path: Path, base: str | None) -> Repo:
     """Find out whether tasks can start here and return what was found; raises as `find_source`."""
     _check_version(git)
     source = find_source(git, path, base)
-    place = Place(source.root)
-    head = git.run(place, "rev-parse", "--verify", "HEAD^{commit}").strip()
-    branch = git.ask(place, "symbolic-ref", "--quiet", "--short", "HEAD").out.strip() or None
-    status = git.run(place, "status", "--porcelain", "--untracked-files=no", "--ignore-submodules=dirty")
+    place = Place(git, source.root)
+    head = place.run("rev-parse", "--verify", "HEAD^{commit}").strip()
+    branch = place.ask("symbolic-ref", "--quiet", "--short", "HEAD").out.strip() or None
+    status = place.run("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=dirty")
     return Repo(source.root, source.common_dir, head, branch, dirty=bool(status))
 
 
@@ -90,7 +90,7 @@ def exclude_directory(git: Git, path: Path, directory: Path, clock: Clock) -> bo
     Raises:
         NotReady: H210 no repository, H213 no git.
     """
-    answer = git.ask(Place(path), *_REV_PARSE, "--git-common-dir", "--show-toplevel")
+    answer = Place(git, path).ask(*_REV_PARSE, "--git-common-dir", "--show-toplevel")
     lines = answer.out.splitlines()
     if answer.code != 0 or len(lines) != 2:
         raise _no_repository(path, answer.err)
@@ -116,7 +116,7 @@ def _append_line(path: Path, line: str) -> bool:
 
 
 def _check_version(git: Git) -> None:
-    text = git.run(Place(Path("/")), "version")
+    text = Place(git, Path("/")).run("version")
     found = re.search(r"(\d+)\.(\d+)", text)
     if found is None or (int(found[1]), int(found[2])) < _OLDEST_GIT:
         raise NotReady(
@@ -126,14 +126,14 @@ def _check_version(git: Git) -> None:
 
 def _diagnosis(git: Git, path: Path, base: str, answer: Answer) -> HiveError:
     """Return the error that says why `path` and `base` cannot be used."""
-    bare = git.ask(Place(path), "rev-parse", "--is-bare-repository")
+    bare = Place(git, path).ask("rev-parse", "--is-bare-repository")
     if bare.code != 0:
         return _no_repository(path, bare.err)
     if bare.out.strip() == "true":
         return _unusable(path, "it is a bare repository", f"git clone {path} work && cd work")
-    if git.ask(Place(path), "rev-parse", "--is-inside-work-tree").out.strip() != "true":
+    if Place(git, path).ask("rev-parse", "--is-inside-work-tree").out.strip() != "true":
         return _no_repository(path, "the directory belongs to a repository's own data")
-    if base == "HEAD" or git.ask(Place(path), "rev-parse", "--verify", "--quiet", "HEAD^{commit}").code != 0:
+    if base == "HEAD" or Place(git, path).ask("rev-parse", "--verify", "--quiet", "HEAD^{commit}").code != 0:
         return _unusable(path, "it has no commit yet", "git add -A && git commit -m 'Start'")
     return _no_base(path, base, answer.err)
 

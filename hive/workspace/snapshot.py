@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hive.workspace.git import Git, Place
+from hive.workspace.git import Place
 
 STATE_DIRECTORY = ".hive"
 _SALVAGE_ROOT = "refs/hive/salvage"
@@ -44,22 +44,35 @@ class Changes:
     nested: tuple[str, ...]
 
 
-def read_head(git: Git, place: Place) -> Head | None:
+@dataclass(frozen=True, slots=True)
+class Salvage:
+    """What was kept.
+
+    Attributes:
+        ref: The reference; None when the worktree is clean and a kept reference reaches its HEAD.
+        nested: As in `Changes`: not kept.
+    """
+
+    ref: str | None
+    nested: tuple[str, ...]
+
+
+def read_head(place: Place) -> Head | None:
     """Return where the worktree stands; None when HEAD names no commit."""
-    answer = git.ask(place, "rev-parse", "HEAD", "HEAD^{tree}", "--symbolic-full-name", "HEAD")
+    answer = place.ask("rev-parse", "HEAD", "HEAD^{tree}", "--symbolic-full-name", "HEAD")
     lines = answer.out.split()
     return Head(*lines) if answer.code == 0 and len(lines) == 3 else None
 
 
-def tip_of(git: Git, place: Place, branch: str) -> str | None:
+def tip_of(place: Place, branch: str) -> str | None:
     """Return the commit a branch points at, or None if there is no such branch."""
-    answer = git.ask(place, "rev-parse", "--verify", "--quiet", f"refs/heads/{branch}^{{commit}}")
+    answer = place.ask("rev-parse", "--verify", "--quiet", f"refs/heads/{branch}^{{commit}}")
     return answer.out.strip() if answer.code == 0 else None
 
 
-def read_changes(git: Git, place: Place, left_out: Sequence[str] = ()) -> Changes:
+def read_changes(place: Place, left_out: Sequence[str] = ()) -> Changes:
     """Compare the files with the index, without `left_out` and without Hive's own directory."""
-    listed = git.run(place, "ls-files", "-z", "-t", "-o", "-m", "-d", "-u", "--exclude-standard")
+    listed = place.run("ls-files", "-z", "-t", "-o", "-m", "-d", "-u", "--exclude-standard")
     paths: dict[str, None] = {}
     unmerged: dict[str, None] = {}
     nested: list[str] = []
@@ -75,46 +88,49 @@ def read_changes(git: Git, place: Place, left_out: Sequence[str] = ()) -> Change
     return Changes(tuple(paths), tuple(unmerged), tuple(nested))
 
 
-def stage(git: Git, place: Place, paths: Sequence[str]) -> str:
+def stage(place: Place, paths: Sequence[str]) -> str:
     """Put the files as they are into the index, conflicts with their markers, and return the tree."""
     if paths:
         listed = "".join(f"{path}\0" for path in paths)
-        git.run(place, "update-index", "-z", "--add", "--remove", "--replace", "--stdin", stdin=listed)
-    return git.run(place, "write-tree").strip()
+        place.run("update-index", "-z", "--add", "--remove", "--replace", "--stdin", stdin=listed)
+    return place.run("write-tree").strip()
 
 
-def commit_tree(git: Git, place: Place, tree: str, parents: Sequence[str], message: str) -> str:
+def commit_tree(place: Place, tree: str, parents: Sequence[str], message: str) -> str:
     """Write a commit and return it. The author is who the repository's configuration names, else Hive."""
     options = [option for parent in parents for option in ("-p", parent)]
     text = _MESSAGE_CONTROL.sub("", message)
-    return git.run(place, "commit-tree", tree, *options, stdin=text, config=_identity(git, place)).strip()
+    return place.run(*_identity(place), "commit-tree", tree, *options, stdin=text).strip()
 
 
-def salvage(git: Git, place: Place, task_id: int, left_out: Sequence[str]) -> str | None:
+def salvage(place: Place, task_id: int, left_out: Sequence[str]) -> Salvage:
     """Keep all that would be lost with the worktree in a commit under ``refs/hive/salvage/<task>/<n>``.
 
     The commit's tree is the files as they are; its parents are HEAD and, if something else was staged, a commit of
     that. Index, branches and files stay as they are. Not kept: ignored files, nested repositories, and commits that
     only HEAD's reflog remembers.
-
-    Returns:
-        The reference; None when the worktree is clean and a kept reference reaches its HEAD.
     """
-    head = read_head(git, place)
+    head = read_head(place)
     with _copied_index(place) as copy:
-        staged = git.ask(copy, "write-tree")
-        tree = stage(git, copy, read_changes(git, copy, left_out).paths)
+        staged = copy.ask("write-tree")
+        changes = read_changes(copy, left_out)
+        tree = stage(copy, changes.paths)
     parents = [head.commit] if head else []
     # A conflicted index has no tree; its files, with markers, are in the other one.
     if staged.code == 0 and staged.out.strip() not in (tree, head.tree if head else ""):
-        parents.append(commit_tree(git, place, staged.out.strip(), parents, f"index of task {task_id}"))
+        parents.append(commit_tree(place, staged.out.strip(), parents, f"index of task {task_id}"))
+    return Salvage(_kept(place, task_id, head, tree, parents), changes.nested)
+
+
+def _kept(place: Place, task_id: int, head: Head | None, tree: str, parents: list[str]) -> str | None:
+    """Return a reference to a commit of the tree and parents; None if a branch or the like has all of it already."""
     if head and tree == head.tree and len(parents) == 1:
-        return None if _is_kept(git, place, head) else _keep(git, place, task_id, head.commit)
-    alike = _salvaged(git, place, task_id).get(f"{tree} {' '.join(parents)}")
+        return None if _is_kept(place, head) else _keep(place, task_id, head.commit)
+    alike = _salvaged(place, task_id).get(f"{tree} {' '.join(parents)}".strip())
     if alike:
         return alike
-    commit = commit_tree(git, place, tree, parents, f"salvage of task {task_id}\n\nHive-Task: {task_id}\n")
-    return _keep(git, place, task_id, commit)
+    commit = commit_tree(place, tree, parents, f"salvage of task {task_id}\n\nHive-Task: {task_id}\n")
+    return _keep(place, task_id, commit)
 
 
 def _entries(listed: str) -> Iterator[tuple[str, bool, str]]:
@@ -128,11 +144,11 @@ def _entries(listed: str) -> Iterator[tuple[str, bool, str]]:
             yield tag, not facts.endswith(" 0"), path
 
 
-def _identity(git: Git, place: Place) -> tuple[str, ...]:
-    """Return settings for the parts of the identity nobody configured; git would make them up from the host."""
-    known = git.ask(place, "config", "--name-only", "--get-regexp", r"^user\.(name|email)$").out.split()
+def _identity(place: Place) -> list[str]:
+    """Return options for the parts of the identity nobody configured; git would make them up from the host."""
+    known = place.ask("config", "--name-only", "--get-regexp", r"^user\.(name|email)$").out.split()
     fallback = {"user.name": "Hive", "user.email": "hive@localhost"}
-    return tuple(f"{name}={value}" for name, value in fallback.items() if name not in known)
+    return [part for name in fallback if name not in known for part in ("-c", f"{name}={fallback[name]}")]
 
 
 @contextmanager
@@ -154,25 +170,25 @@ def _forget(index: Path) -> None:
     index.with_name(f"{index.name}.lock").unlink(missing_ok=True)
 
 
-def _is_kept(git: Git, place: Place, head: Head) -> bool:
+def _is_kept(place: Place, head: Head) -> bool:
     if head.ref.startswith("refs/heads/"):
         return True
     roots = ("refs/heads", "refs/tags", "refs/remotes", "refs/hive")
-    return bool(git.run(place, "for-each-ref", "--count=1", f"--contains={head.commit}", *roots).strip())
+    return bool(place.run("for-each-ref", "--count=1", f"--contains={head.commit}", *roots).strip())
 
 
-def _salvaged(git: Git, place: Place, task_id: int) -> dict[str, str]:
+def _salvaged(place: Place, task_id: int) -> dict[str, str]:
     """Return the task's salvage references by what they keep: ``<tree> <parents>``."""
     shape = "--format=%(refname) %(tree) %(parent)"
-    listed = git.run(place, "for-each-ref", shape, f"{_SALVAGE_ROOT}/{task_id}/").splitlines()
+    listed = place.run("for-each-ref", shape, f"{_SALVAGE_ROOT}/{task_id}/").splitlines()
     pairs = (line.split(" ", 1) for line in listed)
     return {kept.strip(): ref for ref, kept in pairs}
 
 
-def _keep(git: Git, place: Place, task_id: int, commit: str) -> str:
+def _keep(place: Place, task_id: int, commit: str) -> str:
     """Name the commit with the next free reference."""
     root = f"{_SALVAGE_ROOT}/{task_id}"
-    listed = git.run(place, "for-each-ref", "--format=%(refname:lstrip=4)", f"{root}/").split()
+    listed = place.run("for-each-ref", "--format=%(refname:lstrip=4)", f"{root}/").split()
     number = 1 + max((int(taken) for taken in listed if taken.isdecimal()), default=0)
-    git.run(place, "update-ref", "-m", "hive: salvage", f"{root}/{number}", commit, "")  # "": must not exist yet
+    place.run("update-ref", "-m", "hive: salvage", f"{root}/{number}", commit, "")  # "": must not exist yet
     return f"{root}/{number}"

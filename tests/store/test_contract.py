@@ -173,7 +173,9 @@ class TestAdd:
         assert await store.events() == []
         assert await store.ledger() == []
 
-    @pytest.mark.parametrize("tasks", [[keyed("a", "a")], [keyed("x"), keyed("a", "b"), keyed("b", "c"), keyed("c", "a")]])
+    @pytest.mark.parametrize(
+        "tasks", [[keyed("a", "a")], [keyed("x"), keyed("a", "b"), keyed("b", "c"), keyed("c", "a")]]
+    )
     async def test_cycle_adds_nothing(self, store: Store, tasks: list[NewTask]) -> None:
         """Needs that form a cycle refuse the whole call and name the cycle."""
         with pytest.raises(UsageError) as refused:
@@ -794,7 +796,7 @@ class TestLost:
     async def test_this_hosts_dead_shards(self, store: Store) -> None:
         """On this host a run is lost when its incarnation is not among the living, lease or not."""
         await store.add([NewTask("t"), NewTask("t")])
-        one, two = (await store.claim(HOST, {"dead": 1, "live": 1}, PLENTY))
+        one, two = await store.claim(HOST, {"dead": 1, "live": 1}, PLENTY)
         await store.renew("dead", HOST, [one.run_id], 60)
         [lost] = await store.lost(HOST, ["live"])
         assert (lost.run.id, lost.task.id) == (one.run_id, one.task_id)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
 from hive.clock import ManualClock
-from hive.model import Errored, NewTask, Phase, Reason, Rejected, State, TaskId
+from hive.model import Errored, NewTask, Phase, Reason, Rejected, RunId, State, TaskId
 from hive.store import (
     Cancel,
     Command,
@@ -46,7 +47,8 @@ MISSING = TaskId(99)
 
 
 @pytest.mark.parametrize(
-    "command", [Cancel((MISSING,)), Hold((MISSING,)), Release((MISSING,)), Retry((MISSING,)), Reprioritise((MISSING,), 1)]
+    "command",
+    [Cancel((MISSING,)), Hold((MISSING,)), Release((MISSING,)), Retry((MISSING,)), Reprioritise((MISSING,), 1)],
 )
 async def test_unknown_task_is_refused(store: Store, command: Command) -> None:
     """A command for a task that is not there says so and tells nobody."""
@@ -55,18 +57,20 @@ async def test_unknown_task_is_refused(store: Store, command: Command) -> None:
     assert await store.events() == []
 
 
+@pytest.mark.parametrize("hold", [False, True])
 @pytest.mark.parametrize("command", [Cancel, Hold, Release, lambda ids: Reprioritise(ids, 5)])
-async def test_finished_task_is_refused_alone(store: Store, clock: ManualClock, command: type[Cancel]) -> None:
+async def test_finished_task_is_refused_alone(
+    store: Store, clock: ManualClock, command: Callable[[tuple[TaskId, ...]], Command], *, hold: bool
+) -> None:
     """What is over is left alone with the reason; the others of the same command are changed."""
-    done, fresh = await add(store, keyed("a"), NewTask("t", hold=command is Release))
-    await run_through(store, clock, done)
-    await store.add([NewTask("t", hold=command is Release)])
+    done, other = await add(store, keyed("a"), NewTask("t", hold=hold))
+    await claim(store, slots=1)
+    await end(store, clock, RunId(1))
     before = await get(store, done)
-    receipt = await store.control(command((done, TaskId(3))))
-    assert receipt.changed == (3,)
+    receipt = await store.control(command((done, other)))
+    assert receipt.changed == (other,)
     assert receipt.refused == ((done, "already completed"),)
     assert await get(store, done) == before
-    assert fresh == 2
 
 
 class TestCancel:
@@ -124,7 +128,7 @@ class TestCancel:
         assert await told(store, seq) == [("task.cancelled", a), ("task.failed", b), ("task.failed", c)]
 
     @pytest.mark.parametrize("backwards", [False, True])
-    async def test_dependents_that_are_named_too_are_cancelled(self, store: Store, backwards: bool) -> None:
+    async def test_dependents_that_are_named_too_are_cancelled(self, store: Store, *, backwards: bool) -> None:
         """Cancelling a task together with what needs it cancels both, in any order."""
         ids = await add(store, keyed("a"), keyed("b", "a"))
         named = tuple(reversed(ids)) if backwards else tuple(ids)
@@ -247,7 +251,7 @@ class TestRetry:
         assert await states(store, [task_id]) == [State.QUEUED]
 
     @pytest.mark.parametrize("running", [False, True])
-    async def test_of_what_goes_on_is_refused(self, store: Store, running: bool) -> None:
+    async def test_of_what_goes_on_is_refused(self, store: Store, *, running: bool) -> None:
         """A queued or running task has nothing to retry."""
         [task_id] = await add(store, NewTask("t"))
         await claim(store, slots=1 if running else 0)
@@ -300,7 +304,7 @@ class TestRetry:
         assert await states(store, [b]) == [State.FAILED]
 
     @pytest.mark.parametrize("backwards", [False, True])
-    async def test_together_with_the_need(self, store: Store, clock: ManualClock, backwards: bool) -> None:
+    async def test_together_with_the_need(self, store: Store, clock: ManualClock, *, backwards: bool) -> None:
         """Need and dependent may be named together in any order; both have the command's phase and note."""
         phases = (Phase.APPLY, Phase.TEST)
         ids = await add(store, *(replace(task, phases=phases) for task in (keyed("a"), keyed("b", "a"))))

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from hive.clock import ManualClock
-from hive.model import Errored, Limited, NewEvent, NewTask, RunId, State, TaskId, Usage
+from hive.model import Errored, Json, Limited, NewEvent, NewTask, RunId, State, TaskId, Usage
 from hive.store import BatchTotals, Cancel, Hold, Retry, Store, TaskQuery
 from tests.store.play import (
     BROKEN,
@@ -62,13 +62,13 @@ class TestEvents:
 
     async def test_keeps_all_of_an_event(self, store: Store, clock: ManualClock) -> None:
         """Kind, task, run, moment and data come back as given; tuples as lists."""
-        data = {"text": 'ü"\n', "n": 1, "f": 0.5, "none": None, "yes": True, "list": ("a", {"b": []})}
+        plain: dict[str, Json] = {"text": 'ü"\n', "n": 1, "f": 0.5, "none": None, "yes": True}
         clock.advance(3)
-        await store.append([NewEvent("agent.text", TaskId(7), RunId(8), data)])
+        await store.append([NewEvent("agent.text", TaskId(7), RunId(8), plain | {"list": ("a", {"b": []})})])
         [event] = await store.events()
         assert (event.kind, event.task_id, event.run_id) == ("agent.text", 7, 8)
         assert event.at_ms == clock.now_ms()
-        assert event.data == data | {"list": ["a", {"b": []}]}
+        assert event.data == plain | {"list": ["a", {"b": []}]}
 
     async def test_nothing_to_append(self, store: Store) -> None:
         """No events are none."""
@@ -160,6 +160,12 @@ class TestTasks:
 
 class TestCounts:
     """How the queue stands."""
+
+    async def test_number_of_the_newest_event(self, store: Store) -> None:
+        """The counts say how far the events go, so that a reader may start at the end."""
+        assert (await store.counts()).last_seq == 0
+        await add(store, NewTask("t"), NewTask("t"))
+        assert (await store.counts()).last_seq == 2
 
     async def test_empty(self, store: Store) -> None:
         """An empty store has every state, at zero."""
