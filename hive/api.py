@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from hive.clock import Clock, SystemClock
 from hive.errors import HiveError, UsageError
@@ -175,7 +175,7 @@ class SyncHive:
         self._clock = clock
         self._url = url
 
-    def __enter__(self) -> SyncHive:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

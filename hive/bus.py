@@ -5,6 +5,7 @@ Facts never pass through here: they are written by the transaction they describe
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -35,6 +36,12 @@ class Chatter:
             events.append(NewEvent("chatter.dropped", data={"count": self._dropped}))
             self._dropped = 0
         return events
+
+
+def tell(text: str) -> None:
+    """Say something about the engine itself to the person who started it, at once."""
+    sys.stderr.write(f"hive: {text}\n")
+    sys.stderr.flush()
 
 
 def line(event: Event) -> str:

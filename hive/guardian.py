@@ -105,6 +105,8 @@ class Guardian:
                 shard.groups.pop(int(pid), None)
             case ["bye"]:
                 shard.said_goodbye = True
+            case _:
+                return  # an empty line only asks whether anybody listens
 
     def _bury(self, shard: _Shard) -> None:
         self._selector.unregister(shard.connection)

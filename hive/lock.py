@@ -31,7 +31,7 @@ class EngineLock:
         waited_s = 0.0
         while not self._try():
             owner = os.pread(self._fd, 32, 0).decode(errors="replace").strip()
-            if owner.isdigit() and _alive(int(owner)) or waited_s > _PATIENCE_S:
+            if (owner.isdigit() and _alive(int(owner))) or waited_s > _PATIENCE_S:
                 os.close(self._fd)
                 raise NotReady(
                     "another engine works this queue",

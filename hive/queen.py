@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from secrets import SystemRandom
 from typing import Protocol
 
+from hive import bus
 from hive.agent import proctable
 from hive.channel import Channel
 from hive.clock import Clock, SystemClock
@@ -82,10 +82,7 @@ class Queen:
             except StoreUnavailable as error:
                 # Paused, not lost: whatever was claimed is dealt again by the next beat that works.
                 await self._clock.sleep(self._settings.beat_s)
-                self._note(error)
-
-    def _note(self, error: StoreUnavailable) -> None:
-        print(f"hive: {' '.join(error.lines())}", file=sys.stderr, flush=True)
+                bus.tell(" ".join(error.lines()))
 
     async def _recover(self) -> None:
         """Release what dead incarnations carried, after its agents are stopped, and deal again what is open."""
@@ -169,7 +166,7 @@ def finished(counts: Counts, *, paused: bool) -> bool:
     return paused is False and counts.startable == 0
 
 
-def main(settings: Settings, host: str, agents: int, shards: Mapping[str, Channel], up: int, lifeline: int) -> None:
+def main(settings: Settings, host: str, agents: int, *, shards: Mapping[str, Channel], up: int, lifeline: int) -> None:
     """Run the queen in a freshly forked process.
 
     Args:
@@ -178,11 +175,11 @@ def main(settings: Settings, host: str, agents: int, shards: Mapping[str, Channe
         lifeline: Read end of a pipe only the supervisor holds open for writing.
     """
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        runner.run(_main(settings, host, agents, shards, up, lifeline))
+        runner.run(_main(settings, host, agents, shards=shards, up=up, lifeline=lifeline))
 
 
 async def _main(
-    settings: Settings, host: str, agents: int, shards: Mapping[str, Channel], up: int, lifeline: int
+    settings: Settings, host: str, agents: int, *, shards: Mapping[str, Channel], up: int, lifeline: int
 ) -> None:
     loop = asyncio.get_running_loop()
     clock = SystemClock()

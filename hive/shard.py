@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import heapq
 import signal
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 from secrets import SystemRandom
 from typing import TypeVar
 
+from hive import bus
 from hive.agent import Agent, proctable
 from hive.agent.process import Launcher
 from hive.bus import Chatter
@@ -33,6 +33,7 @@ from hive.workspace import Workspaces
 T = TypeVar("T")
 _GIT_THREADS = 4
 _SWEEP_S = 1.0
+_STORE_RETRY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,16 +172,17 @@ class Shard:
         await self._store.release(run_ids, why, rules)
 
     async def _start(self, run_ids: Sequence[RunId]) -> None:
-        while True:
-            try:
-                assignments = await self._store.load(run_ids)
-                break
-            except StoreUnavailable:
-                await self._clock.sleep(1.0)
-        for assignment in assignments:
+        for assignment in await self._load(run_ids):
             self._carry(assignment)
         self._coming.difference_update(run_ids)
         self._note_if_empty()
+
+    async def _load(self, run_ids: Sequence[RunId]) -> list[Assignment]:
+        while True:
+            try:
+                return await self._store.load(run_ids)
+            except StoreUnavailable:
+                await self._clock.sleep(_STORE_RETRY_S)
 
     def _carry(self, assignment: Assignment) -> None:
         slot = self._take_slot()
@@ -196,7 +198,7 @@ class Shard:
         del self._workers[worker.run_id]
         heapq.heappush(self._slots, slot)
         if not task.cancelled() and (error := task.exception()) is not None:
-            print(f"hive: run {worker.run_id} ended without a record: {error!r}", file=sys.stderr)
+            bus.tell(f"run {worker.run_id} ended without a record: {error!r}")
             give_back = asyncio.create_task(self._release([worker.run_id], Lost()))
             self._loads.add(give_back)
             give_back.add_done_callback(self._loads.discard)
@@ -233,19 +235,17 @@ class Shard:
             try:
                 await act()
             except StoreUnavailable as error:
-                print(f"hive: {' '.join(error.lines())}", file=sys.stderr)
+                bus.tell(" ".join(error.lines()))
             await self._clock.sleep(interval_s)
 
     async def _renew(self) -> None:
         self._place.renewed()
         carried = list(self._workers)
         renewal = await self._store.renew(self._place.shard, self._place.host, carried, self._settings.lease_s)
-        for run_id, outcome in [
-            *((run_id, Lost()) for run_id in renewal.lost),
-            *((run_id, Cancelled()) for run_id in renewal.cancelled),
-        ]:
-            if run_id in self._workers:
-                self._workers[run_id][0].stop(outcome)
+        for run_id in renewal.lost & self._workers.keys():
+            self._workers[run_id][0].stop(Lost())
+        for run_id in renewal.cancelled & self._workers.keys():
+            self._workers[run_id][0].stop(Cancelled())
 
     async def _sweep(self) -> None:
         """Stop what ended runs left behind in sessions of their own: daemons, background commands."""
@@ -287,7 +287,7 @@ def new_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
-def main(settings: Settings, shard: str, host: str, pipe: Channel, lifeline: int, guardian: Path) -> None:
+def main(settings: Settings, shard: str, host: str, *, pipe: Channel, lifeline: int, guardian: Path) -> None:
     """Run a shard in a freshly forked process until it is told to stop or the supervisor dies.
 
     Args:
@@ -296,10 +296,10 @@ def main(settings: Settings, shard: str, host: str, pipe: Channel, lifeline: int
         guardian: Path of the guardian's socket.
     """
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        runner.run(_main(settings, shard, host, pipe, lifeline, guardian))
+        runner.run(_main(settings, shard, host, pipe=pipe, lifeline=lifeline, guardian=guardian))
 
 
-async def _main(settings: Settings, name: str, host: str, pipe: Channel, lifeline: int, guardian: Path) -> None:
+async def _main(settings: Settings, name: str, host: str, *, pipe: Channel, lifeline: int, guardian: Path) -> None:
     loop = asyncio.get_running_loop()
     clock = SystemClock()
     store = await open_store(settings.db, clock=clock, boot_id=proctable.boot_id())

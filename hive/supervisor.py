@@ -21,12 +21,13 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from hive import guardian, queen, shard
+from hive import bus, guardian, queen, shard
 from hive.channel import Channel
 from hive.clock import Clock, SystemClock
 from hive.config import Settings
@@ -193,9 +194,9 @@ class Supervisor:
                 self._settings,
                 seat.name,
                 self._host,
-                Channel(shard_end),
-                self._lifeline_read,
-                self._directory / "guardian",
+                pipe=Channel(shard_end),
+                lifeline=self._lifeline_read,
+                guardian=self._directory / "guardian",
             ),
         )
         shard_end.close()
@@ -211,9 +212,9 @@ class Supervisor:
                 self._settings,
                 self._host,
                 self._agents,
-                {name: Channel(end) for name, end in ends.items()},
-                self._queen_write,
-                self._lifeline_read,
+                shards={name: Channel(end) for name, end in ends.items()},
+                up=self._queen_write,
+                lifeline=self._lifeline_read,
             ),
         )
 
@@ -282,9 +283,7 @@ class Supervisor:
     def _bury(self, pid: int, status: int) -> None:
         if pid == self._pids.queen:
             self._pids.queen = 0
-            if self._queen_stale_since_s is None and not self._intent.ending and os.WEXITSTATUS(status) != 0:
-                self._count_death("the queen", status)
-            elif self._queen_stale_since_s is None and not self._intent.ending and os.WIFSIGNALED(status):
+            if self._queen_stale_since_s is None and not self._intent.ending and status != 0:
                 self._count_death("the queen", status)
         elif pid == self._pids.guardian:
             self._pids.guardian = 0
@@ -316,7 +315,7 @@ class Supervisor:
         many = len(self._deaths)
         delay_s = 0.0 if many <= _FLAP_FREE else min(30.0, 2.0 ** (many - _FLAP_FREE - 1))
         after = f" in {delay_s:g} s" if delay_s else ""
-        print(f"hive: {who} died ({cause}); starting it again{after}", file=sys.stderr, flush=True)
+        bus.tell(f"{who} died ({cause}); starting it again{after}")
         if many >= _FLAP_MOST:
             self._intent.gave_up = f"{many} processes died within {_FLAP_WINDOW_S:g} s, last {who} ({cause})"
             self._end(2)
@@ -329,7 +328,7 @@ class Supervisor:
         for number in recorded:
             self._intent.ended_by = number
             self._end(min(3, self._intent.severity + 1))
-            print(f"hive: {meaning(self._intent.severity, self._settings.drain_s)}", file=sys.stderr, flush=True)
+            bus.tell(meaning(self._intent.severity, self._settings.drain_s))
 
     def _end(self, severity: int) -> None:
         """Tell everybody once for each step up: drain, interrupt, kill."""
@@ -380,7 +379,7 @@ def _live_as_child(name: str, keep: Collection[int], child: Callable[[], None]) 
         _prctl(_PR_SET_NAME, f"hive-{name}".encode())
         child()
         code = 0
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - a child must end here, whatever happened
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -389,13 +388,11 @@ def _live_as_child(name: str, keep: Collection[int], child: Callable[[], None]) 
 
 
 def _close_all_but(keep: Collection[int]) -> None:
-    listing = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
-    for fd in [int(name) for name in os.listdir(listing)]:
-        if fd not in keep:
-            try:
-                os.close(fd)
-            except OSError:
-                continue  # the descriptor of the listing itself
+    linux = Path("/proc/self/fd")
+    for entry in list((linux if linux.is_dir() else Path("/dev/fd")).iterdir()):
+        if int(entry.name) not in keep:
+            with suppress(OSError):  # the descriptor of the listing itself is closed by now
+                os.close(int(entry.name))
 
 
 def _become_subreaper() -> None:
@@ -414,7 +411,7 @@ def _raise_descriptor_limit() -> None:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         except (ValueError, OSError):
-            print(f"hive: at most {soft} open files; many agents may need more", file=sys.stderr)
+            bus.tell(f"at most {soft} open files; many agents may need more")
 
 
 def meaning(severity: int, drain_s: float) -> str:

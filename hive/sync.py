@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from hive import bus
 from hive.agent import proctable
 from hive.channel import Frame
 from hive.clock import Clock, SystemClock
@@ -122,7 +122,7 @@ class _Solo:
     def _caught(self, number: int) -> None:
         self._signal = number
         self._rise(self._severity + 1)
-        print(f"hive: {meaning(self._severity, self._settings.drain_s)}", file=sys.stderr, flush=True)
+        bus.tell(meaning(self._severity, self._settings.drain_s))
 
     def _asked(self, how: str) -> None:
         self._stopped = True

@@ -115,7 +115,7 @@ class Worker:
             outcome = self._stop_as
         except HiveError as error:
             outcome = Errored(code=error.code, reason=" ".join(error.lines()), retryable=False)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a bug in Hive must not lose the run
             outcome = Errored(code="internal", reason=f"{type(error).__name__}: {error}", retryable=True)
             self._say("hive.error", {"traceback": traceback.format_exc(limit=-8)})
         elapsed_s = self._tools.clock.monotonic_s() - started_s

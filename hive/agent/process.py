@@ -54,7 +54,7 @@ EXIT_UNKNOWN = 255
 _KILL_WAIT_S = 10.0  # longest wait for a killed process: it can hang in the kernel (a dead network disk)
 
 
-class SpawnFailed(Exception):  # noqa: N818 - an ending that agents turn into an outcome, not a bug
+class SpawnFailed(Exception):
     """The child could not be started; nothing of it is left.
 
     Args:

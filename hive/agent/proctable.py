@@ -205,7 +205,7 @@ def _term_until(find: _Find, send: _Send, ends_s: float, clock: Clock, table: Ta
 
 
 def _pause() -> None:
-    time.sleep(_POLL_S)  # noqa: TID251 - a thread waits for processes that are not its children: nothing wakes it
+    time.sleep(_POLL_S)  # in a thread, for processes that are not its children: nothing would wake it
 
 
 def _any_alive(rows: Iterable[Row], table: Table) -> bool:

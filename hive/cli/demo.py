@@ -15,14 +15,12 @@ from hive.cli.context import Context
 from hive.cli.options import verb
 from hive.errors import UsageError
 
-FEWEST_TASKS = 3
-
 
 @verb("demo", more="Makes a git repository in a new directory and works real tasks on it. Costs nothing.")
-@click.option("--tasks", "count", default=20, show_default=True, type=click.IntRange(min=FEWEST_TASKS), help="How many.")
+@click.option("--tasks", "count", default=20, show_default=True, type=click.IntRange(min=3), help="How many.")
 @click.option("--agents", default=8, show_default=True, type=click.IntRange(min=1), help="Most at once.")
 @click.option("--cores", default=2, show_default=True, type=click.IntRange(min=1), help="Shards.")
-@click.option("--dir", "directory", type=click.Path(path_type=Path), help="Where; must not exist  [a temporary directory]")
+@click.option("--dir", "directory", type=click.Path(path_type=Path), help="A new directory  [a temporary one]")
 def demo_command(ctx: Context, count: int, agents: int, cores: int, directory: Path | None) -> int:
     """See the table of verbs."""
     from hive import demo
@@ -31,8 +29,9 @@ def demo_command(ctx: Context, count: int, agents: int, cores: int, directory: P
     place = _scratch(ctx, directory)
     tasks = demo.prepare(place, ctx.environ, count)
     # Nothing around the scratch repository counts: neither a queue named on the command line nor a user's settings.
-    away = {name: value for name, value in ctx.environ.items() if not name.startswith("HIVE_")}
-    here = replace(ctx, directory=place, db=None, profile=None, environ=away | {"XDG_CONFIG_HOME": str(place / ".hive")})
+    environ = {name: value for name, value in ctx.environ.items() if not name.startswith("HIVE_")}
+    environ["XDG_CONFIG_HOME"] = str(place / ".hive")
+    here = replace(ctx, directory=place, db=None, profile=None, environ=environ)
     settings = here.settings(agents=agents, cores=cores, backoff_base_s=1.0)
     output.say(ctx, f"{count} tasks, up to {agents} scripted agents, {cores} shards, in {place}")
     report = work(here, settings, tasks, progress="none" if ctx.json else "plain")

@@ -12,13 +12,14 @@ import click
 from hive.cli import exits, output
 from hive.cli.context import Context
 from hive.cli.options import verb
-from hive.model import NewTask, State
+from hive.model import Json, NewTask, State
 
 if TYPE_CHECKING:
     from hive.config import Settings
     from hive.engine import Report
     from hive.sync import Watcher
 
+AGENTS = ("claude", "command", "scripted")
 PROGRESS = ("auto", "plain", "json", "none")
 
 
@@ -29,18 +30,18 @@ PROGRESS = ("auto", "plain", "json", "none")
 )
 @click.argument("files", nargs=-1, metavar="[TASKFILE]...", type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--each", is_flag=True, help="Every line of the input is a task.")
-@click.option("--cores", type=click.IntRange(min=1), help="Shard processes  [as agents need]")
+@click.option("--cores", type=click.IntRange(min=1), help="Shards  [as agents need]")
 @click.option("--agents", type=click.IntRange(min=1), help="Most agents at once  [8]")
 @click.option("--sync", is_flag=True, default=None, help="One process, one task at a time.")
-@click.option("--agent", type=click.Choice(["claude", "command", "scripted"]), help="For tasks that name none  [claude]")
+@click.option("--agent", type=click.Choice(AGENTS), help="For tasks that name none  [claude]")
 @click.option("--model", help="For tasks that name none.")
-@click.option("--task-budget", "task_budget_usd", type=click.FloatRange(min=0, min_open=True), metavar="USD", help="Cap of one agent run.")
+@click.option("--task-budget", "task_budget_usd", type=click.FLOAT, metavar="USD", help="Cap of one agent run.")
 @click.option("--retries", type=click.IntRange(min=0), help="Attempts after the first  [2]")
 @click.option("--rounds", type=click.IntRange(min=0), help="Times a red test sends back  [3]")
 @click.option("--timeout", "timeout_s", metavar="TIME", help="Longest run, as 90s, 10m or 2h  [1h]")
 @click.option("--idle-timeout", "idle_timeout_s", metavar="TIME", help="Longest silence  [15m]")
-@click.option("--progress", type=click.Choice(PROGRESS), default="auto", show_default=True, help="How to show progress.")
-def run_command(ctx: Context, files: tuple[Path, ...], each: bool, progress: str, **flags: object) -> int:
+@click.option("--progress", type=click.Choice(PROGRESS), default="auto", show_default=True, help="In what form.")
+def run_command(ctx: Context, files: tuple[Path, ...], *, each: bool, progress: str, **flags: object) -> int:
     """See the table of verbs."""
     from hive.cli.tasks import read_files
     from hive.preflight import check
@@ -67,7 +68,9 @@ def work(ctx: Context, settings: Settings, tasks: Sequence[NewTask], *, progress
         from hive.api import open_sync
         from hive.cli.progress import PlainProgress
 
-        return PlainProgress(open_sync(settings.db, clock=ctx.clock), after=after, clock=ctx.clock, jsonl=progress == "json")
+        return PlainProgress(
+            open_sync(settings.db, clock=ctx.clock), after=after, clock=ctx.clock, jsonl=progress == "json"
+        )
 
     return engine.work(settings, tasks, watcher=None if progress == "none" else watcher)
 
@@ -89,11 +92,11 @@ def finish(ctx: Context, report: Report) -> int:
     return code
 
 
-def summary(ctx: Context, report: Report, code: int, reason: str) -> dict[str, object]:
+def summary(ctx: Context, report: Report, code: int, reason: str) -> dict[str, Json]:
     """Return the one object that ``--json`` prints."""
     from hive.export import envelope, state_counts
 
-    return envelope(  # type: ignore[return-value]
+    return envelope(
         "hive.run/1",
         ctx.clock.now_ms(),
         counts=state_counts(report.by_state),

@@ -105,7 +105,13 @@ class MemoryStore:
         if task is not None:
             self._tables.put(replace(task, workspace=path, branch=branch, base_commit=base))
 
-    async def renew(self, shard: str, host: str, run_ids: Sequence[RunId], lease_s: float) -> Renewal:
+    async def renew(
+        self,
+        shard: str,
+        host: str,  # noqa: ARG002 - a run names its host itself
+        run_ids: Sequence[RunId],
+        lease_s: float,
+    ) -> Renewal:
         self._tables.lease_until_s[shard] = self._clock.monotonic_s() + lease_s
         mine = [run for run in self._tables.open_runs() if run.shard == shard]
         return Renewal(

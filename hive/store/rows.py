@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
@@ -25,7 +25,11 @@ from hive.model import (
 )
 from hive.store import Assignment
 
-Row = Mapping[str, Any]
+
+class Row(Protocol):
+    """A row of any database: values by column name."""
+
+    def __getitem__(self, key: str, /) -> Any: ...
 
 
 def dump(value: object) -> str:

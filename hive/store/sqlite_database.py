@@ -117,10 +117,13 @@ class Gate:
         finally:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
 
+    @property
+    def is_open(self) -> bool:
+        return self._fd >= 0
+
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        os.close(self._fd)
+        self._fd = -1
 
 
 class Database:
@@ -192,9 +195,10 @@ class Database:
 
     def close(self) -> None:
         """Close under the gate, since closing may checkpoint; twice is harmless."""
-        with self._gate.held() if self._gate._fd >= 0 else _nothing():
-            self.connection.close()
-        self._gate.close()
+        if self._gate.is_open:
+            with self._gate.held():
+                self.connection.close()
+            self._gate.close()
 
     def _tx(self) -> Tx:
         return Tx(self.connection, self.statements, self.clock, self.boot_id)
@@ -207,7 +211,7 @@ class Database:
             failed: Exception = StoreError(f"the store refused a write: {error}", code="H309")
         except sqlite3.Error:
             raise  # the database itself fails: all of this commit fails together
-        except Exception as error:  # handed to the caller of this one operation
+        except Exception as error:  # noqa: BLE001 - handed to the caller of this one operation
             failed = error
         else:
             self.connection.execute("RELEASE op")
@@ -232,7 +236,7 @@ class Database:
                 fix="upgrade Hive; nothing was touched",
             )
         if version < len(migrations):
-            self.write(lambda tx: self._migrate(migrations))
+            self.write(lambda _: self._migrate(migrations))
 
     def _migrate(self, migrations: Sequence[Path]) -> None:
         # Read again inside the transaction: another process may have migrated while this one waited at the gate.
@@ -354,8 +358,3 @@ def _split(script: str) -> Iterator[str]:
         if sqlite3.complete_statement(statement):
             yield statement
             statement = ""
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield

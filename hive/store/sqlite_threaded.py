@@ -81,8 +81,7 @@ class ThreadedEngine:
             with self._wake:
                 self._waiting.append(_Op(fn, future))
                 self._wake.notify()
-            result = await future
-        return result  # type: ignore[return-value]  # the future of an operation holds what its function returned
+            return await future  # type: ignore[return-value]  # it holds what this very function returned
 
     async def read(self, reading: Reading[T]) -> T:
         """Run the statements of a read and return what it makes of the rows."""
@@ -112,7 +111,7 @@ class ThreadedEngine:
     def _work(self) -> None:
         try:
             database = Database(self._path, clock=self._clock, boot_id=self._boot_id)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - handed to `open`, which waits for this
             self._tell(partial(self._ready.set_exception, error))
             return
         self._database = database
@@ -140,7 +139,7 @@ class ThreadedEngine:
 
         try:
             results = database.write_many(drain)
-        except Exception as error:  # handed to every caller of this commit
+        except Exception as error:  # noqa: BLE001 - handed to every caller of this commit
             if not taken:  # the gate itself failed: the operations are still in the queue
                 drain()
             results = [(None, error)] * len(taken)

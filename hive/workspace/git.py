@@ -31,8 +31,6 @@ _HARDENED = (
     "core.hooksPath=/dev/null",
     "core.fsmonitor=false",
     "core.quotePath=false",
-    "core.fsync=committed",  # git's default leaves new objects out: after a power cut a branch may name an empty file
-    "core.fsyncMethod=batch",
     "core.filesRefLockTimeout=5000",  # git's own bounded retry on *.lock of references
     "core.packedRefsTimeout=10000",
     "gc.auto=0",
@@ -48,6 +46,8 @@ _PREFIX = (
     "--literal-pathspecs",
     *(part for setting in _HARDENED for part in ("-c", setting)),
 )
+# git's default leaves new objects out: after a power cut a branch may name an empty file. Paid only where work is kept.
+_DURABLE = ("-c", "core.fsync=committed", "-c", "core.fsyncMethod=batch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Git:
         """Start a command in a process group of its own: Ctrl-C is for Hive and never cuts a git command in half."""
         try:
             return Popen(
-                (*_PREFIX, *args),
+                (*_PREFIX, *(_DURABLE if place.durable else ()), *args),
                 cwd=place.cwd,
                 env=self._env | place.location(),
                 stdin=stdin,
@@ -94,6 +94,7 @@ class Place:
         work_tree: Top of the files; None: found from `cwd`, or not needed.
         index: Index file to use instead of the worktree's own.
         held: Descriptors of locks that last until the command ends, even if Hive dies before it.
+        durable: Objects and references are on disk before git ends.
     """
 
     git: Git
@@ -102,6 +103,7 @@ class Place:
     work_tree: Path | None = None
     index: Path | None = None
     held: tuple[int, ...] = ()
+    durable: bool = False
 
     def run(self, *args: str, stdin: str = "") -> str:
         """Return what git printed.

@@ -86,7 +86,7 @@ class Worktrees:
         return Removal(removed=True, salvage=reference)
 
     def place_of(self, record: Record, file: RecordFile) -> Place:
-        """Return where git works on a ready worktree, without asking the worktree itself.
+        """Return where git works on a ready worktree to keep what is in it, without asking the worktree itself.
 
         Raises:
             WorkspaceError: H215, the worktree is gone or git does not know it any more.
@@ -100,7 +100,7 @@ class Worktrees:
                 why="it was removed or pruned while its task was in progress",
                 fix="`hive retry` the task: the worktree is put in order first",
             )
-        return self._worktree(record, file)
+        return replace(self._worktree(record, file), durable=True)
 
     def _make_new(self, task: Task, repo: Path, file: RecordFile) -> Record:
         source = find_source(self._git, repo, task.spec.base)
@@ -205,7 +205,7 @@ class Worktrees:
         git_dir = Path(record.git_dir)
         if (git_dir / "locked").exists():
             return None, "it is locked; `git worktree unlock` unlocks it"
-        saved = salvage(self._worktree(record, file), task.id, record.included)
+        saved = salvage(self.place_of(record, file), task.id, record.included)
         if saved.nested:
             return saved.ref, f"{saved.nested[0]} is a repository of its own, whose commits git cannot keep here"
         if (git_dir / "modules").is_dir():

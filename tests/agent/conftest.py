@@ -55,6 +55,10 @@ async def launcher() -> AsyncIterator[Launcher]:
     launcher = Launcher(SystemClock())
     yield launcher
     launcher.close()
+    _no_child_left()
+
+
+def _no_child_left() -> None:
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
 
@@ -74,5 +78,5 @@ def events() -> list[AgentEvent]:
 async def until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
     """Wait until a condition holds; fail after the deadline."""
     async with asyncio.timeout(timeout_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - files and processes wake nobody
             await asyncio.sleep(0.005)

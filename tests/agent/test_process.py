@@ -25,6 +25,9 @@ from .conftest import until
 # Parent and child both ignore TERM; the child is in the parent's group.
 STUBBORN = "trap '' TERM; (trap '' TERM; while :; do sleep 1; done) & echo ready; while :; do sleep 1; done"
 
+# Says in the file `up` that it has left its parent's group and session.
+DAEMON = "setsid sh -c 'echo $$ > up; exec sleep 300'"
+
 
 async def start(launcher: Launcher, brief: Brief, argv: Sequence[str], stdin: bytes | None = None) -> Process:
     env = child_env(os.environ, mark=brief.mark, shard=brief.shard)
@@ -44,7 +47,7 @@ async def watch(process: Process, brief: Brief, sweep: Sweep = Sweep.NOW) -> End
 
 
 async def test_output_and_input_are_files_only_their_owner_can_read(launcher: Launcher, brief: Brief) -> None:
-    """stdin comes from `.in`, stdout goes to `.out`, stderr to `.err`, all with mode 0600."""
+    """Input comes from `.in`, stdout goes to `.out`, stderr to `.err`, all with mode 0600."""
     process = await shell(launcher, brief, "cat; echo oops >&2", b"hello")
     assert await process.wait(20) == 0
     assert out(brief) == b"hello"
@@ -85,7 +88,7 @@ async def test_exit_code_is_the_programs_own(brief: Brief, pidfds: bool, script:
 async def test_exit_code_of_a_child_reaped_by_somebody_else_is_not_success(launcher: Launcher, brief: Brief) -> None:
     """Nobody saw the code, so the run did not succeed."""
     process = await shell(launcher, brief, "exit 0")
-    os.waitpid(process.record.pid, 0)
+    os.waitpid(process.record.pid, 0)  # noqa: ASYNC222 - the loop must not see the end first
     assert await process.wait(20) == 255
 
 
@@ -100,7 +103,7 @@ async def test_missing_program_is_a_clear_failure(launcher: Launcher, brief: Bri
 async def test_missing_directory_is_a_clear_failure(launcher: Launcher, brief: Brief) -> None:
     """The directory, not the program, is blamed."""
     missing = replace(brief, directory=brief.directory / "gone")
-    with pytest.raises(SpawnFailed, match="directory '.*gone' does not exist"):
+    with pytest.raises(SpawnFailed, match=r"directory '.*gone' does not exist"):
         await start(launcher, missing, ["true"])
 
 
@@ -298,7 +301,7 @@ async def test_a_program_that_reopens_stdout_is_captured(launcher: Launcher, bri
 
 async def test_a_grandchild_that_holds_stdout_delays_nothing(launcher: Launcher, brief: Brief) -> None:
     """The end of the leader is the end, although the output is still open elsewhere."""
-    process = await shell(launcher, brief, "setsid sleep 300 & echo done")
+    process = await shell(launcher, brief, f"{DAEMON} & until [ -s up ]; do sleep 0.01; done")
     ending = await watch(process, brief, Sweep.LATER)
     assert ending.exit_code == 0
     assert ending.duration_s < 10
@@ -364,7 +367,9 @@ async def main():
 asyncio.run(main())
 """
     root = Path(__file__).parents[2]
-    subprocess.run([sys.executable, "-c", program, str(brief.files)], check=True, cwd=root)
+    await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", program, str(brief.files)], check=True, cwd=root, timeout=30
+    )
     status = dict(line.split(":\t", 1) for line in out(brief).decode().splitlines())
     assert int(status["SigIgn"], 16) == int(status["SigBlk"], 16) == 0
 
@@ -372,7 +377,7 @@ asyncio.run(main())
 async def test_descriptors_of_hive_do_not_reach_children(launcher: Launcher, brief: Brief) -> None:
     """A child has its three files and nothing else, even of what may be inherited."""
     read, write = os.pipe()
-    os.set_inheritable(read, True)  # noqa: FBT003
+    os.set_inheritable(read, True)
     process = await shell(launcher, brief, "ls /proc/self/fd | wc -l")
     assert await process.wait(20) == 0
     os.close(read)

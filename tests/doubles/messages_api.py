@@ -27,7 +27,7 @@ import uuid
 from collections import Counter
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from tests.doubles.scenario import JsonObject, Request, Scenario, error_body, events_of, message_of
 
@@ -79,7 +79,7 @@ class MessagesApi:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    async def __aenter__(self) -> MessagesApi:
+    async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port, limit=1 << 20, backlog=512)
         return self
 
