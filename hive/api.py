@@ -58,6 +58,11 @@ class Hive:
         self._clock = clock
         self._url = url
 
+    @property
+    def store_id(self) -> str:
+        """Return the store's name; ``HIVE_RUN_ID`` of its agents' processes is this, a dot and the run's id."""
+        return self._store.store_id
+
     async def add(self, tasks: Sequence[NewTask]) -> list[Added]:
         """Add tasks, all or none; an existing key answers with the task that is there.
 
@@ -180,6 +185,11 @@ class SyncHive:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def store_id(self) -> str:
+        """See `Hive.store_id`."""
+        return self._hive.store_id
 
     def add(self, tasks: Sequence[NewTask]) -> list[Added]:
         """See `Hive.add`."""

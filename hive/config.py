@@ -150,6 +150,19 @@ def find_repo(directory: Path) -> Path | None:
     return next((one for one in (directory, *directory.parents) if os.path.lexists(one / ".git")), None)
 
 
+def config_paths(cwd: Path, environ: Mapping[str, str]) -> list[Path]:
+    """Return the files settings are read from, weakest first; one that does not exist stands where it would count."""
+    cwd = cwd.absolute()
+    repo = find_repo(cwd)
+    upward = [one for one in (cwd, *cwd.parents) if one == cwd or (repo and one.is_relative_to(repo))]
+    user = _user_file(environ)
+    nearest_files = [
+        next((one / name for one in upward if (one / name).is_file()), (repo or cwd) / name)
+        for name in ("pyproject.toml", "hive.toml")
+    ]
+    return [*([user] if user else []), *nearest_files]
+
+
 def _files(cwd: Path, repo: Path | None, environ: Mapping[str, str]) -> Iterator[SettingsFile]:
     """Read the files there are, weakest first."""
     upward = [one for one in (cwd, *cwd.parents) if one == cwd or (repo and one.is_relative_to(repo))]

@@ -78,7 +78,8 @@ def work(settings: Settings, tasks: Sequence[NewTask], *, watcher: Callable[[int
         Workspaces(settings.state_dir, clock, settings.environ).exclude_state_dir_blocking(settings.repo)
     with closing(EngineLock(_lock_path(settings))) as lock:
         with open_sync(settings.db) as hive:
-            hive.control(Steer(stop="no"))
+            if hive.steering().stop != "no":
+                hive.control(Steer(stop="no"))
             first_seq = hive.counts().last_seq
             ids = [added.id for added in hive.add(tasks)]
         ending = _run(settings, lock, None if watcher is None else lambda: watcher(first_seq))

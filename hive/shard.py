@@ -76,6 +76,7 @@ class Shard:
         self._slots_made = 0
         self._look: asyncio.Task[None] | None = None
         self._draining = False
+        self._interrupted = False
         self._empty = asyncio.Event()
         self._empty.set()
         self._threads = ThreadPoolExecutor(_GIT_THREADS, thread_name_prefix="hive-blocking")
@@ -142,7 +143,8 @@ class Shard:
             self._look = None
 
     def interrupt(self) -> None:
-        """Stop every agent now; their runs end as Interrupted and are queued again."""
+        """Stop every agent now; their runs end as Interrupted and are queued again. What is being loaded never starts."""
+        self._interrupted = True
         for worker, _ in list(self._workers.values()):
             worker.stop(Interrupted())
 
@@ -173,7 +175,8 @@ class Shard:
 
     async def _start(self, run_ids: Sequence[RunId]) -> None:
         for assignment in await self._load(run_ids):
-            self._carry(assignment)
+            if not self._interrupted:
+                self._carry(assignment)
         self._coming.difference_update(run_ids)
         self._note_if_empty()
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import importlib
+import importlib.util
 import os
 import resource
 import selectors
@@ -41,6 +43,10 @@ _FLAP_MOST = 10
 _QUEEN_PATIENCE_S = 2.0
 _GUARDIAN_PATIENCE_S = 10.0
 _WATCHER_PATIENCE_S = 10.0
+
+
+# What every child needs: imported once here, shared by all. Modules only: no loop, thread or connection is made.
+_PRELOADED = ("uvloop", "hive.store.sqlite_library", "aiosqlite", "hive.store.sqlite_threaded", "hive.agent.command")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +164,9 @@ class Supervisor:
         self._listener.listen(64)
         self._catch_signals()
         self._selector.register(self._queen_read, selectors.EVENT_READ)
+        for name in _PRELOADED:
+            if importlib.util.find_spec(name) is not None:
+                importlib.import_module(name)
         # Children share these pages for good: a collector run in a child would copy them.
         gc.collect()
         gc.freeze()

@@ -82,7 +82,7 @@ class Tail:
 
 def output_file(files: Path, kind: str) -> Path:
     """Return ``<files>.<kind>``; `kind` is ``in``, ``out`` or ``err``."""
-    return files.with_name(f"{files.name}.{kind}")
+    return Path(f"{files}.{kind}")
 
 
 def size_bytes(path: Path) -> int:

@@ -29,7 +29,7 @@ from pathlib import Path
 
 from hive.agent.environment import child_env
 from hive.agent.output import LineFramer, output_file
-from hive.agent.proctable import boot_id, has_pidfds, start_ticks
+from hive.agent.proctable import has_pidfds, this_machine
 from hive.agent.supervise import Ending, Sweep, supervise
 from hive.agent.sweeper import Sweeper, to_the_end
 from hive.clock import Clock
@@ -105,7 +105,8 @@ class Launcher:
     def __init__(self, clock: Clock, threads: int = 6, *, pidfds: bool | None = None) -> None:
         _heed_ignored_signals()
         self.sweeper = Sweeper(clock)
-        self._boot_id = boot_id()
+        self._table = this_machine()
+        self._boot_id = self._table.boot_id()
         self._pidfds = has_pidfds() if pidfds is None else pidfds
         self._spawners = ThreadPoolExecutor(threads, "hive-spawn", initializer=_unblock_signals)
 
@@ -158,7 +159,8 @@ class Launcher:
             os.killpg(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             raise _spawn_failed(error, order) from error
-        return _Child(ProcessRecord(pid, start_ticks(pid) or 0, self._boot_id), pidfd)
+        row = self._table.row(pid)
+        return _Child(ProcessRecord(pid, row.started if row else 0, self._boot_id), pidfd)
 
 
 def _heed_ignored_signals() -> None:

@@ -178,8 +178,15 @@ class _Groups:
 
 
 def _carrying(table: Table, marks: Collection[str], shards: Collection[str]) -> list[Row]:
-    # Twice, because one look can miss the child of a process that ends while we look.
-    found = carriers(marks, shards, table) or carriers(marks, shards, table)
+    """Return who carries them; says nobody only after two looks.
+
+    One look can miss the child of a process that ends meanwhile, and a process in the middle of exec, whose environment
+    is empty for a moment.
+    """
+    found = carriers(marks, shards, table)
+    if not found:
+        _pause()
+        found = carriers(marks, shards, table)
     return [carrier.row for carrier in found]
 
 

@@ -20,13 +20,13 @@ from hive.errors import UsageError
 @click.option("--tasks", "count", default=20, show_default=True, type=click.IntRange(min=3), help="How many.")
 @click.option("--agents", default=8, show_default=True, type=click.IntRange(min=1), help="Most at once.")
 @click.option("--cores", default=2, show_default=True, type=click.IntRange(min=1), help="Shards.")
-@click.option("--dir", "directory", type=click.Path(path_type=Path), help="A new directory  [a temporary one]")
-def demo_command(ctx: Context, count: int, agents: int, cores: int, directory: Path | None) -> int:
+@click.option("--dir", "wanted", type=click.Path(path_type=Path), help="A new directory  [a temporary one]")
+def demo_command(ctx: Context, count: int, agents: int, cores: int, wanted: Path | None) -> int:
     """See the table of verbs."""
     from hive import demo
     from hive.cli.run import finish, work
 
-    place = _scratch(ctx, directory)
+    place = _scratch(ctx, wanted)
     tasks = demo.prepare(place, ctx.environ, count)
     # Nothing around the scratch repository counts: neither a queue named on the command line nor a user's settings.
     environ = {name: value for name, value in ctx.environ.items() if not name.startswith("HIVE_")}
@@ -44,10 +44,10 @@ def demo_command(ctx: Context, count: int, agents: int, cores: int, directory: P
     return code
 
 
-def _scratch(ctx: Context, directory: Path | None) -> Path:
-    if directory is None:
+def _scratch(ctx: Context, wanted: Path | None) -> Path:
+    if wanted is None:
         return Path(tempfile.mkdtemp(prefix="hive-demo-")).resolve()
-    place = (ctx.directory / directory).resolve()
+    place = (ctx.directory / wanted).resolve()
     if place.exists():
         raise UsageError(f"{place} exists already", code="H141", fix="name a directory that does not exist")
     place.mkdir(parents=True)
@@ -56,4 +56,6 @@ def _scratch(ctx: Context, directory: Path | None) -> Path:
 
 def _program() -> str:
     """Return what to type for this program: its name if the shell finds it, else its path."""
-    return "hive" if shutil.which("hive") == sys.argv[0] else sys.argv[0]
+    if shutil.which("hive") == sys.argv[0]:
+        return "hive"
+    return f"{sys.executable} -m hive" if sys.argv[0].endswith("__main__.py") else sys.argv[0]

@@ -48,7 +48,8 @@ def run_command(ctx: Context, files: tuple[Path, ...], *, each: bool, progress: 
 
     settings = ctx.settings(**flags)
     tasks = read_files(ctx, settings, files, each=each)
-    check(tasks, settings)
+    for note in check(tasks, settings):
+        output.say(ctx, f"hive: {note}")
     if ctx.jsonl:
         progress = "json"
     if progress == "auto":

@@ -30,13 +30,14 @@ def link_of(record: Record) -> Path:
 
 
 def is_registered(record: Record) -> bool:
-    """Return whether the repository still has this worktree under the recorded git directory."""
+    """Return whether the repository still has this worktree, complete, under the recorded git directory."""
     git_dir = Path(record.git_dir)
     try:
         back = (git_dir / "gitdir").read_text("utf-8").rstrip("\n")
     except FileNotFoundError:
         return False
-    return back == f"{record.path}/.git" and (git_dir / "HEAD").exists()
+    # Without an index it was registered anew and the crash came before it was filled.
+    return back == f"{record.path}/.git" and (git_dir / "HEAD").exists() and (git_dir / "index").exists()
 
 
 def is_attached(record: Record) -> bool:

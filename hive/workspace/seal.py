@@ -40,7 +40,7 @@ def seal(place: Place, record: Record, task: Task, summary: str) -> Evidence:
     changes = read_changes(place, record.included)
     if changes.unmerged:
         raise _unfinished(place, f"{len(changes.unmerged)} files are in conflict, {changes.unmerged[0]} among them")
-    tree = stage(place, changes.paths)
+    tree = stage(place, changes)
     message = commit_message(task, summary)
     if head.ref == f"refs/heads/{record.branch}":
         tip = _commit(place, head, tree, message)

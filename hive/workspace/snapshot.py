@@ -31,15 +31,17 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Files that differ from the index.
+    """Files that differ from the index, relative to the top.
 
     Attributes:
-        paths: Changed, deleted and untracked files that are not ignored, relative to the top.
-        unmerged: Those of them that are in conflict.
+        removed: Tracked files that are gone, be it that a directory or something behind a link took their place.
+        written: Changed files, and untracked ones that are not ignored.
+        unmerged: Tracked files in conflict.
         nested: Directories that are repositories of their own and no submodules; git cannot commit what is in them.
     """
 
-    paths: tuple[str, ...]
+    removed: tuple[str, ...]
+    written: tuple[str, ...]
     unmerged: tuple[str, ...]
     nested: tuple[str, ...]
 
@@ -72,27 +74,26 @@ def tip_of(place: Place, branch: str) -> str | None:
 
 def read_changes(place: Place, left_out: Sequence[str] = ()) -> Changes:
     """Compare the files with the index, without `left_out` and without Hive's own directory."""
-    listed = place.run("ls-files", "-z", "-t", "-o", "-m", "-d", "-u", "--exclude-standard")
-    paths: dict[str, None] = {}
-    unmerged: dict[str, None] = {}
-    nested: list[str] = []
-    for tag, staged, path in _entries(listed):
-        if path in left_out or path.split("/", 1)[0] == STATE_DIRECTORY:
-            continue
-        if tag == "?" and path.endswith("/"):
-            nested.append(path.rstrip("/"))
-            continue
-        paths[path] = None
-        if staged:
-            unmerged[path] = None
-    return Changes(tuple(paths), tuple(unmerged), tuple(nested))
+    out = place.run("ls-files", "-z", "-t", "-o", "-m", "-d", "-u", "--exclude-standard")
+    skipped = frozenset(left_out)
+    entries = [entry for entry in _entries(out) if entry.path not in skipped and not _is_hives(entry.path)]
+    removed = dict.fromkeys(entry.path for entry in entries if entry.tag == "R" or _is_displaced(place, entry))
+    written = dict.fromkeys(entry.path for entry in entries if not entry.path.endswith("/"))
+    return Changes(
+        removed=tuple(removed),
+        written=tuple(path for path in written if path not in removed),
+        unmerged=tuple(dict.fromkeys(entry.path for entry in entries if entry.in_conflict)),
+        nested=tuple(entry.path.rstrip("/") for entry in entries if entry.path.endswith("/")),
+    )
 
 
-def stage(place: Place, paths: Sequence[str]) -> str:
+def stage(place: Place, changes: Changes) -> str:
     """Put the files as they are into the index, conflicts with their markers, and return the tree."""
-    if paths:
-        listed = "".join(f"{path}\0" for path in paths)
-        place.run("update-index", "-z", "--add", "--remove", "--replace", "--stdin", stdin=listed)
+    # Removed ones first: a file must have left the index before what took its place can enter it.
+    for paths, how in ((changes.removed, ("--force-remove",)), (changes.written, ("--add", "--remove"))):
+        if paths:
+            listed = "".join(f"{path}\0" for path in paths)
+            place.run("update-index", "-z", *how, "--stdin", stdin=listed)
     return place.run("write-tree").strip()
 
 
@@ -114,7 +115,7 @@ def salvage(place: Place, task_id: int, left_out: Sequence[str]) -> Salvage:
     with _copied_index(place) as copy:
         staged = copy.ask("write-tree")
         changes = read_changes(copy, left_out)
-        tree = stage(copy, changes.paths)
+        tree = stage(copy, changes)
     parents = [head.commit] if head else []
     # A conflicted index has no tree; its files, with markers, are in the other one.
     if staged.code == 0 and staged.out.strip() not in (tree, head.tree if head else ""):
@@ -133,15 +134,35 @@ def _kept(place: Place, task_id: int, head: Head | None, tree: str, parents: lis
     return _keep(place, task_id, commit)
 
 
-def _entries(listed: str) -> Iterator[tuple[str, bool, str]]:
-    """Yield (tag, in conflict, path) from ``ls-files -t -u``: ``? path`` or ``C mode object stage<TAB>path``."""
-    for entry in listed.split("\0"):
-        tag, _, rest = entry.partition(" ")
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A line of ``ls-files -t -u``; `mode` and `in_conflict` only of tracked files."""
+
+    tag: str
+    path: str
+    mode: str = ""
+    in_conflict: bool = False
+
+
+def _entries(out: str) -> Iterator[_Entry]:
+    """Parse ``? path`` and ``C mode object stage<TAB>path``."""
+    for line in out.split("\0"):
+        tag, _, rest = line.partition(" ")
         if tag == "?":
-            yield tag, False, rest
+            yield _Entry(tag, rest)
         elif tag:
             facts, _, path = rest.partition("\t")
-            yield tag, not facts.endswith(" 0"), path
+            yield _Entry(tag, path, mode=facts[:6], in_conflict=not facts.endswith(" 0"))
+
+
+def _is_hives(path: str) -> bool:
+    return path.split("/", 1)[0] == STATE_DIRECTORY
+
+
+def _is_displaced(place: Place, entry: _Entry) -> bool:
+    """Return whether a directory stands where a tracked file (not a submodule) was."""
+    path = place.cwd / entry.path
+    return entry.mode not in ("", "160000") and path.is_dir() and not path.is_symlink()
 
 
 def _identity(place: Place) -> list[str]:

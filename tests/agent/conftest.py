@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 import pytest_asyncio
@@ -15,6 +18,9 @@ from hive.agent import AgentEvent, Brief
 from hive.agent.process import Launcher
 from hive.agent.proctable import carriers, stop_blocking
 from hive.clock import SystemClock
+from tests.conftest import ROOT, missing_part
+from tests.doubles.messages_api import MessagesApi
+from tests.doubles.scenario import JsonObject
 
 _ON_BOTH_LOOPS = ("test_process.py", "test_command.py", "test_sweeper.py")
 
@@ -80,3 +86,25 @@ async def until(condition: Callable[[], object], timeout_s: float = 20.0) -> Non
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110 - files and processes wake nobody
             await asyncio.sleep(0.005)
+
+
+@pytest.fixture(scope="session")
+def claude_cli() -> str:
+    """The real claude CLI: from HIVE_TEST_CLAUDE, where `scripts/test` puts it, or from PATH."""
+    cached = ROOT / ".cache" / "claude" / "node_modules" / ".bin" / "claude"
+    found = os.environ.get("HIVE_TEST_CLAUDE") or (str(cached) if cached.exists() else shutil.which("claude"))
+    return found or missing_part("no claude CLI; run scripts/test, which installs one, or set HIVE_TEST_CLAUDE")
+
+
+ApiStarter: TypeAlias = Callable[[JsonObject], Awaitable[MessagesApi]]
+
+
+@pytest_asyncio.fixture
+async def messages_api() -> AsyncIterator[ApiStarter]:
+    """Starts doubles of the Messages API, each on a free port with a scenario of its own."""
+    async with AsyncExitStack() as stack:
+
+        async def start(script: JsonObject) -> MessagesApi:
+            return await stack.enter_async_context(MessagesApi(script, log_bodies=True))
+
+        yield start

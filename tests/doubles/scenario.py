@@ -253,7 +253,8 @@ def _json_block(value: Any, request: Request) -> JsonObject:
     body = request.body
     forced = (body.get("tool_choice") or {}).get("name")
     if value == "auto" and forced:
-        schema = next((tool["input_schema"] for tool in body.get("tools", []) if tool.get("name") == forced), {})
+        tools: list[JsonObject] = body.get("tools", [])
+        schema: JsonObject = next((tool["input_schema"] for tool in tools if tool.get("name") == forced), {})
         return {"type": "tool_use", "name": forced, "input": sample(schema)}
     wanted = (body.get("output_config") or {}).get("format") or body.get("output_format") or {}
     return {"type": "text", "text": json.dumps(sample(wanted.get("schema") or {}) if value == "auto" else value)}
