@@ -131,13 +131,17 @@ class Guardian:
 
 
 class GuardClient:
-    """A shard's line to the guardian. Never blocks for long; reconnects when the guardian was replaced."""
+    """A shard's line to the guardian. Never blocks for long; reconnects when the guardian was replaced.
+
+    What a guardian does not take at once is kept for later: to hang up on a slow one would look like the shard's death.
+    """
 
     def __init__(self, path: Path, shard: str) -> None:
         self._path = path
         self._shard = shard
         self._known: dict[int, str] = {}
         self._socket: socket.socket | None = None
+        self._unsent = b""
         self._connect()
 
     def register(self, process: ProcessRecord, mark: str) -> None:
@@ -157,6 +161,8 @@ class GuardClient:
 
     def close(self) -> None:
         """Say goodbye: no agent is left."""
+        if self._socket is not None:
+            self._socket.settimeout(_SEND_S)
         self._send("bye\n")
         if self._socket is not None:
             self._socket.close()
@@ -165,8 +171,12 @@ class GuardClient:
         if self._socket is None:
             self._connect()
             return
+        self._unsent += text.encode()
         try:
-            self._socket.sendall(text.encode())
+            while self._unsent:
+                self._unsent = self._unsent[self._socket.send(self._unsent) :]
+        except (BlockingIOError, TimeoutError):
+            return
         except OSError:
             self._socket.close()
             self._connect()
@@ -177,9 +187,11 @@ class GuardClient:
         connection.settimeout(_SEND_S)
         try:
             connection.connect(str(self._path))
-            connection.sendall(f"shard {self._shard}\n{''.join(self._known.values())}".encode())
         except OSError:
             connection.close()
             self._socket = None
             return
+        connection.setblocking(False)
         self._socket = connection
+        self._unsent = b""
+        self._send(f"shard {self._shard}\n{''.join(self._known.values())}")

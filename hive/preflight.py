@@ -74,7 +74,7 @@ def _check_claude(tasks: Sequence[NewTask], settings: Settings) -> None:
             f"{quoted(settings.claude)} is not installed",
             code="H201",
             why="it is not a program on PATH",
-            fix="npm install -g @anthropic-ai/claude-code, log in by running claude once, then: hive doctor",
+            fix="npm install -g @anthropic-ai/claude-code && hive doctor",
         )
 
 

@@ -86,13 +86,16 @@ class Queen:
 
     async def _recover(self) -> None:
         """Release what dead incarnations carried, after its agents are stopped, and deal again what is open."""
-        lost = await self._store.lost(self._host, list(self._dealers))
-        if lost:
-            marks = {f"{self._store.store_id}.{assignment.run.id}" for assignment in lost}
-            records = [assignment.run.process for assignment in lost if assignment.run.process is not None]
+        living = list(self._dealers)
+        lost = await self._store.lost(self._host, living)
+        # Also what runs that ended well left behind, if their shard died before it had looked for that.
+        marks = await asyncio.to_thread(proctable.strays, f"{self._store.store_id}.", living)
+        records = [assignment.run.process for assignment in lost if assignment.run.process is not None]
+        if lost or marks:
             await asyncio.to_thread(
                 proctable.stop_blocking, records, marks, grace_s=self._settings.grace_s, clock=self._clock
             )
+        if lost:
             for assignment in lost:
                 rules = self._settings.rules(self._clock.now_ms(), self._jitter())
                 await self._store.release([assignment.run.id], Lost(), rules)
@@ -112,7 +115,7 @@ class Queen:
         await self._steer()
         if self._clock.monotonic_s() - self._dealt_again_at_s > self._settings.renew_s:
             await self._deal_again()
-        if not self._steering.paused:
+        if not self._steering.paused and self._steering.stop == "no":
             agents = self._steering.agents or self._agents
             slots = dict.fromkeys(self._dealers, -(-agents // len(self._dealers)))
             limits = Limits(agents, self._settings.role_limits)
@@ -150,7 +153,7 @@ class Queen:
     async def _nap(self, counts: Counts) -> None:
         """Wait for a hint, a beat, or the moment the next parked task becomes startable."""
         nap_s = min(self._settings.beat_s, _STEER_S)
-        if counts.next_due_at_ms is not None:
+        if counts.next_due_at_ms is not None and not self._steering.paused:
             nap_s = min(nap_s, max(0.0, (counts.next_due_at_ms - self._clock.now_ms()) / 1000))
         try:
             async with asyncio.timeout(nap_s):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,10 +71,9 @@ class Shard:
         self._just_ended: list[RunId] = []
         self._workers: dict[RunId, tuple[Worker, asyncio.Task[None]]] = {}
         self._coming: set[RunId] = set()
-        self._loads: set[asyncio.Task[None]] = set()
+        self._errands: set[asyncio.Task[None]] = set()
         self._slots: list[int] = []
         self._slots_made = 0
-        self._look: asyncio.Task[None] | None = None
         self._draining = False
         self._interrupted = False
         self._empty = asyncio.Event()
@@ -125,28 +124,32 @@ class Shard:
             return
         self._coming.update(new)
         self._empty.clear()
-        load = asyncio.create_task(self._start(new))
-        self._loads.add(load)
-        load.add_done_callback(self._loads.discard)
+        self._own(self._start(new))
 
     def hear(self, frame: Frame) -> None:
         """Do what the queen says: carry runs, or look at once for cancelled and lost ones."""
         if frame.kind == "run":
             self.accept(frame.run_ids)
         elif frame.kind == "renew":
-            self._look = self._look or asyncio.create_task(self._renew_now())
-
-    async def _renew_now(self) -> None:
-        try:
-            await self._renew()
-        finally:
-            self._look = None
+            self._own(self._renew_now())
 
     def interrupt(self) -> None:
         """Stop every agent now; their runs end as Interrupted and are queued again. What is being loaded never starts."""
         self._interrupted = True
         for worker, _ in list(self._workers.values()):
             worker.stop(Interrupted())
+
+    def _own(self, work: Coroutine[object, object, None]) -> None:
+        """Do something beside the runs; kept until it is done, since nobody else refers to it."""
+        task = asyncio.create_task(work)
+        self._errands.add(task)
+        task.add_done_callback(self._errands.discard)
+
+    async def _renew_now(self) -> None:
+        try:
+            await self._renew()
+        except StoreUnavailable as error:
+            bus.tell(" ".join(error.lines()))  # the next renewal is due anyway
 
     async def _first_of(self, stopping: asyncio.Event, keepers: Sequence[asyncio.Task[None]]) -> None:
         """Wait for the order to stop; a keeper that fails is a bug that must end the process, not be forgotten."""
@@ -174,11 +177,13 @@ class Shard:
         await self._store.release(run_ids, why, rules)
 
     async def _start(self, run_ids: Sequence[RunId]) -> None:
-        for assignment in await self._load(run_ids):
-            if not self._interrupted:
-                self._carry(assignment)
-        self._coming.difference_update(run_ids)
-        self._note_if_empty()
+        try:
+            for assignment in await self._load(run_ids):
+                if not self._interrupted:
+                    self._carry(assignment)
+        finally:
+            self._coming.difference_update(run_ids)
+            self._note_if_empty()
 
     async def _load(self, run_ids: Sequence[RunId]) -> list[Assignment]:
         while True:
@@ -194,17 +199,14 @@ class Shard:
         self._workers[worker.run_id] = worker, task
         task.add_done_callback(lambda done: self._close(worker, slot, done))
         if assignment.task.cancel_requested:
-            # After its first step, so that the cancellation finds it inside its own guard.
-            asyncio.get_running_loop().call_soon(worker.stop, Cancelled())
+            worker.stop(Cancelled())
 
     def _close(self, worker: Worker, slot: int, task: asyncio.Task[None]) -> None:
         del self._workers[worker.run_id]
         heapq.heappush(self._slots, slot)
         if not task.cancelled() and (error := task.exception()) is not None:
             bus.tell(f"run {worker.run_id} ended without a record: {error!r}")
-            give_back = asyncio.create_task(self._release([worker.run_id], Lost()))
-            self._loads.add(give_back)
-            give_back.add_done_callback(self._loads.discard)
+            self._own(self._release([worker.run_id], Lost()))
         if not self._just_ended:
             asyncio.get_running_loop().call_soon(self._tell)
         self._just_ended.append(worker.run_id)
@@ -335,8 +337,8 @@ async def _main(settings: Settings, name: str, host: str, *, pipe: Channel, life
     loop.add_reader(pipe.fileno(), hear)
     try:
         await shard.run(stopping)
+        guard.close()  # only in good order: without a goodbye the guardian stops what a failed shard left behind
     finally:
-        guard.close()
         await store.close()
 
 

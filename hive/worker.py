@@ -82,27 +82,29 @@ class Worker:
         self._tools = tools
         self._slot = slot
         self._stop_as: Outcome | None = None
-        self._attaching: asyncio.Task[None] | None = None
-        self._pid: int | None = None
+        self._attaching: set[asyncio.Task[None]] = set()
+        self._pids: set[int] = set()
         self._workspace: Workspace | None = None
-        self._me: asyncio.Task[None] | None = None
+        self._stoppable: asyncio.Task[None] | None = None
 
     async def carry(self) -> None:
         """Do the run and record its ending; returns when the store has answered."""
-        self._me = asyncio.current_task()
-        outcome = await self._guarded_outcome()
-        if self._pid is not None:
-            self._tools.forgotten(self._pid)
-        if self._attaching is not None:
-            await asyncio.wait([self._attaching])
+        self._stoppable = asyncio.current_task()
+        outcome = self._stop_as or await self._guarded_outcome()
+        self._stoppable = None  # the run has ended: whoever stops it now must not keep that from being recorded
+        for pid in self._pids:
+            self._tools.forgotten(pid)
+        if self._attaching:
+            await asyncio.wait(self._attaching)
         if not isinstance(outcome, Lost):
             await self._record(outcome)
 
     def stop(self, outcome: Cancelled | Interrupted | Lost) -> None:
         """Stop the agent; the run then ends as `outcome`. The first reason stands."""
-        if self._stop_as is None and self._me is not None:
+        if self._stop_as is None:
             self._stop_as = outcome
-            self._me.cancel()
+            if self._stoppable is not None:
+                self._stoppable.cancel()
 
     async def _guarded_outcome(self) -> Outcome:
         """Return how the run ended; the one place where an exception becomes an outcome."""
@@ -138,7 +140,8 @@ class Worker:
         agent = self._tools.agents(spec.agent or settings.agent)
         outcome = await agent.run(self._apply_brief(workspace), self._hear)
         if isinstance(outcome, Limited):
-            await self._tools.store.limit(LimitSignal("usage", outcome.resets_at_ms, self._tools.host, outcome.reason))
+            signal = LimitSignal("usage", outcome.resets_at_ms, self._tools.host, outcome.reason)
+            await self._insist(lambda: self._tools.store.limit(signal))
         if not isinstance(outcome, Succeeded) or spec.workspace is not WorkspaceKind.REPO:
             return outcome
         evidence = await self._blocking(
@@ -171,8 +174,12 @@ class Worker:
         workspace = await self._blocking(partial(tools.workspaces.open_blocking, task, tools.settings.repo))
         self._workspace = workspace
         if workspace.kind is not WorkspaceKind.NONE and str(workspace.path) != task.workspace:
-            await tools.store.workspace(task.id, str(workspace.path), workspace.branch, workspace.base_commit)
+            await self._note_workspace(workspace, str(workspace.path))
         return workspace
+
+    async def _note_workspace(self, workspace: Workspace, path: str) -> None:
+        tools, task = self._tools, self._task
+        await self._insist(lambda: tools.store.workspace(task.id, path, workspace.branch, workspace.base_commit))
 
     def _apply_brief(self, workspace: Workspace) -> Brief:
         settings, spec, task = self._tools.settings, self._task.spec, self._task
@@ -212,9 +219,9 @@ class Worker:
     def _hear(self, event: AgentEvent) -> None:
         match event:
             case Spawned(process):
-                self._pid = process.pid
+                self._pids.add(process.pid)
                 self._tools.registered(process, self.mark)
-                self._attaching = asyncio.create_task(self._attach(process))
+                self._attaching.add(asyncio.create_task(self._attach(process)))
             case Said(kind, data):
                 self._say(kind, data)
             case LimitSeen(kind, rejected, resets_at_ms, utilization):
@@ -248,7 +255,7 @@ class Worker:
         except HiveError as error:
             self._say("workspace.kept", {"code": error.code, "why": error.message})
             return
-        await self._tools.store.workspace(self._task.id, "", workspace.branch, workspace.base_commit)
+        await self._note_workspace(workspace, "")
 
     async def _blocking(self, work: Callable[[], T]) -> T:
         return await self._tools.blocking(work)  # type: ignore[return-value]

@@ -33,12 +33,3 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Fail a test that does not say which behaviour it shows."""
     if isinstance(item, pytest.Function) and not (item.function.__doc__ or "").strip():
         pytest.fail("this test has no docstring: state the behaviour in one sentence", pytrace=False)
-
-
-@pytest.fixture(scope="session")
-def claude_path() -> Path:
-    """Return the real claude CLI that `scripts/test` provides; it never talks to a model here."""
-    path = os.environ.get("HIVE_TEST_CLAUDE")
-    if not path:
-        missing_part("HIVE_TEST_CLAUDE names no claude CLI; run scripts/test, which installs one with npm")
-    return Path(path)

@@ -51,6 +51,7 @@ __all__ = [
 EXIT_UNKNOWN = 255
 """Exit code of a child that somebody else reaped; never 0, because nobody saw it succeed."""
 
+_STRAY_GRACE_S = 1.0  # what outlived its leader has had its TERM or has nobody left to finish for
 _KILL_WAIT_S = 10.0  # longest wait for a killed process: it can hang in the kernel (a dead network disk)
 
 
@@ -292,6 +293,8 @@ class Process:
         began_s = self._loop.time()
         interrupted = await self._stop_leader(grace_s)
         left_s = 0.0 if interrupted else max(0.0, grace_s - (self._loop.time() - began_s))
+        if self._leader.done():
+            left_s = min(left_s, _STRAY_GRACE_S)
         records = [self.record] if self.exit_code is None else []
         job = self.sweeper.stop(records, [self.mark] if self.mark else [], left_s)
         interrupted = await to_the_end(job) or interrupted

@@ -88,6 +88,18 @@ def carriers(marks: Collection[str], shards: Collection[str] = (), table: Table 
     return [c for c in found if c and (c.mark in wanted_marks or c.shard in wanted_shards)]
 
 
+def strays(prefix: str, living: Collection[str], table: Table | None = None) -> set[str]:
+    """Return the marks that begin with `prefix` and are carried by processes of no living shard.
+
+    Args:
+        prefix: A store's name and a dot: marks of other stores are other engines' business.
+        living: Values of ``HIVE_SHARD`` whose processes are looked after.
+    """
+    table = table or this_machine()
+    found = (_carrier(table, pid) for pid in table.pids())
+    return {c.mark for c in found if c and c.mark.startswith(prefix) and c.shard not in living}
+
+
 def stop_blocking(
     records: Sequence[ProcessRecord],
     marks: Collection[str],

@@ -143,7 +143,7 @@ def _print_receipt(ctx: Context, word: str, tasks: Sequence[Task], receipt: Rece
     reasons: dict[str, list[TaskId]] = {}
     for task_id, why in receipt.refused:
         reasons.setdefault(why, []).append(task_id)
-    for why, ids in reasons.items():
+    for why, ids in reasons.items() if len(tasks) > 1 else ():  # that of a single task is the error below
         print(f"left alone: {several(len(ids), 'task')} ({_named(ids)}): {why}")
     stopping = sum(task.state is State.IN_PROGRESS for task in tasks) if word == "cancel" else 0
     if stopping:

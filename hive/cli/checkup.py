@@ -127,9 +127,9 @@ def _repository(ctx: Context, settings: Settings) -> Iterator[Check]:
         )
     else:
         yield Check("repository", Level.OK, f"{found.root} ({branch})")
-    if settings.state_dir.is_relative_to(found.root):
-        answer = Place(Git(settings.environ), found.root).ask("check-ignore", "-q", str(settings.state_dir / "hive.db"))
-        if answer.code != 0:
+    if settings.state_dir.is_relative_to(found.root) and settings.state_dir.is_dir():
+        listing = ("ls-files", "--others", "--exclude-standard", "--directory", "--")
+        if Place(Git(settings.environ), found.root).run(*listing, str(settings.state_dir)):
             yield Check("ignored", Level.WARNING, f"git does not ignore {settings.state_dir}", "hive doctor --fix")
 
 

@@ -123,5 +123,5 @@ def require_queue(settings: Settings) -> None:
             code="H230",
             where=str(path),
             why="nothing was queued in this directory's repository yet, or the queue is elsewhere (-C DIR, --db URL)",
-            fix='hive init, then: hive add "what to do"',
+            fix='hive init && hive add "what to do"',
         )

@@ -18,6 +18,7 @@ class Keys:
     problems: Problems
     stored: Mapping[str, Collection[str]]
     places: dict[str, dict[str, KeyPath]] = field(default_factory=dict)
+    _numbers: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def claim(self, batch: str, key: str, path: KeyPath) -> None:
         """Note a key that was written; a second use is an error."""
@@ -32,10 +33,11 @@ class Keys:
     def free(self, batch: str, wanted: str, path: KeyPath) -> str:
         """Return a key for a task that has none: the wanted one, or with a number when the same content came before."""
         taken = self.places.setdefault(batch, {})
-        key, number = wanted, 1
+        key, number = wanted, self._numbers.get((batch, wanted), 1)  # counting from 1 would square the time
         while key in taken:
             number += 1
             key = f"{wanted}-{number}"
+        self._numbers[batch, wanted] = number
         taken[key] = path
         return key
 

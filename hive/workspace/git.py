@@ -43,7 +43,6 @@ _PREFIX = (
     "git",
     "--no-pager",
     "--no-optional-locks",
-    "--literal-pathspecs",
     *(part for setting in _HARDENED for part in ("-c", setting)),
 )
 # git's default leaves new objects out: after a power cut a branch may name an empty file. Paid only where work is kept.

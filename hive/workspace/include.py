@@ -26,28 +26,34 @@ def copy_included(root: Path, place: Place, state_dir: Path) -> tuple[str, ...]:
         return ()
     assert place.work_tree is not None
     listed = Place(place.git, root).run("ls-files", "-z", "-o", "-i", f"--exclude-from={patterns}")
-    files = [path for path in listed.split("\0") if path and not path.endswith("/")]
-    wanted = [path for path in files if state_dir not in (root / path).parents]
-    return tuple(path for path in _ignored(place, wanted) if _copy(root, place.work_tree, path))
+    files = [path for path in listed.split("\0") if path and state_dir not in (root / path).parents]
+    wanted = [path for path in files if _may_be_copied(root / path, place.work_tree / path, place.work_tree)]
+    included = _ignored(place, wanted)
+    for path in included:
+        _copy(root / path, place.work_tree / path)
+    return tuple(included)
+
+
+def _may_be_copied(source: Path, target: Path, work_tree: Path) -> bool:
+    """Return whether this is a regular file that is missing in the worktree and would land within it."""
+    # The base may have a link to somewhere else where the checkout has a directory.
+    existing = next(parent for parent in target.parents if os.path.lexists(parent))
+    inside = existing.is_dir() and existing.resolve().is_relative_to(work_tree)
+    return inside and not os.path.lexists(target) and stat.S_ISREG(source.lstat().st_mode)
 
 
 def _ignored(place: Place, paths: list[str]) -> list[str]:
+    """Return those of the paths that git ignores in the worktree."""
     if not paths:
         return []
-    answer = place.ask("check-ignore", "-z", "--stdin", stdin="".join(f"{path}\0" for path in paths))
+    # "./" keeps a name that starts with a colon from being read as a pattern.
+    answer = place.ask("check-ignore", "-z", "--stdin", stdin="".join(f"./{path}\0" for path in paths))
     if answer.code > 1:  # 1: none of them is ignored
         raise failed(answer, "check-ignore", where=place.cwd)
-    return [path for path in answer.out.split("\0") if path]
+    return [path.removeprefix("./") for path in answer.out.split("\0") if path]
 
 
-def _copy(root: Path, work_tree: Path, path: str) -> bool:
-    source, target = root / path, work_tree / path
-    # The base may have a link to somewhere else where the checkout has a directory.
-    existing = next(parent for parent in target.parents if parent.exists() or parent.is_symlink())
-    if not existing.is_dir() or not existing.resolve().is_relative_to(work_tree) or target.is_symlink():
-        return False
-    if not stat.S_ISREG(source.lstat().st_mode) or target.exists():
-        return False
+def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     reading = os.open(source, os.O_RDONLY | os.O_NOFOLLOW)
     with os.fdopen(reading, "rb") as original:
@@ -55,4 +61,3 @@ def _copy(root: Path, work_tree: Path, path: str) -> bool:
         writing = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
         with os.fdopen(writing, "wb") as copy:
             shutil.copyfileobj(original, copy)
-    return True

@@ -52,7 +52,7 @@ class Salvage:
 
     Attributes:
         ref: The reference; None when the worktree is clean and a kept reference reaches its HEAD.
-        nested: As in `Changes`: not kept.
+        nested: Repositories within the worktree, submodules included, whose own commits are not kept.
     """
 
     ref: str | None
@@ -120,7 +120,15 @@ def salvage(place: Place, task_id: int, left_out: Sequence[str]) -> Salvage:
     # A conflicted index has no tree; its files, with markers, are in the other one.
     if staged.code == 0 and staged.out.strip() not in (tree, head.tree if head else ""):
         parents.append(commit_tree(place, staged.out.strip(), parents, f"index of task {task_id}"))
-    return Salvage(_kept(place, task_id, head, tree, parents), changes.nested)
+    ref = _kept(place, task_id, head, tree, parents)
+    return Salvage(ref, (*changes.nested, *_populated_submodules(place)))
+
+
+def _populated_submodules(place: Place) -> list[str]:
+    """Return the submodules that have a repository, whose commits may be nowhere else."""
+    entries = (line.partition("\t") for line in place.run("ls-files", "-z", "-s").split("\0"))
+    links = (path for facts, _, path in entries if facts.startswith("160000 "))
+    return [path for path in links if (place.cwd / path / ".git").exists()]
 
 
 def _kept(place: Place, task_id: int, head: Head | None, tree: str, parents: list[str]) -> str | None:

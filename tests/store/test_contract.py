@@ -528,7 +528,7 @@ class TestFinish:
             "phase": "apply",
             "reason": "not_retryable",
             "round": 0,
-            "attempt": 0,
+            "attempt": 1,
             "code": "exit",
             "message": "exit code 1",
             "group": failure.group,
@@ -570,7 +570,7 @@ class TestFinish:
             "phase": "apply",
             "reason": None,
             "round": 0,
-            "attempt": 0,
+            "attempt": 1,
         }
 
 

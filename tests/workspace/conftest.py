@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,13 @@ class Checkout:
 
     def git(self, *args: str, code: int = 0) -> str:
         done = subprocess.run(
-            ["git", *args], cwd=self.path, env=self.env, capture_output=True, text=True, errors="surrogateescape"
+            ["git", *args],
+            cwd=self.path,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            errors="surrogateescape",
+            check=False,
         )
         assert done.returncode == code, f"git {args}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout.strip()
@@ -95,4 +102,5 @@ def a_task(number: int = 1, title: str = "Fix the parser", *, created_at_ms: int
 
 
 def fresh_task(number: int = 1, **spec: object) -> Task:
-    return a_task(number, workspace=WorkspaceKind.FRESH, **spec)
+    task = a_task(number)
+    return replace(task, spec=replace(task.spec, workspace=WorkspaceKind.FRESH, **spec))  # type: ignore[arg-type]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -313,7 +312,7 @@ def test_a_fresh_workspace_holds_the_task_and_nothing_else(workspaces: Workspace
     task = fresh_task(4, key="k", prompt="Write a poem", env={"A": "b"})
     workspace = workspaces.open_blocking(task, None)
     assert (workspace.path, workspace.branch) == (state_dir / "fresh" / "4-fix-the-parser", None)
-    assert os.listdir(workspace.path) == ["task.json"]
+    assert [entry.name for entry in workspace.path.iterdir()] == ["task.json"]
     told = json.loads((workspace.path / "task.json").read_text())
     assert (told["id"], told["key"], told["title"]) == (4, "k", "Fix the parser")
     assert (told["prompt"], told["env"]) == ("Write a poem", {"A": "b"})

@@ -72,7 +72,7 @@ def test_sealing_twice_changes_nothing(workspaces: Workspaces, workspace: Worksp
 
 @pytest.mark.parametrize("allowed", [False, True])
 def test_nothing_done_is_no_evidence(
-    workspaces: Workspaces, workspace: Workspace, agent: Checkout, allowed: bool
+    workspaces: Workspaces, workspace: Workspace, agent: Checkout, *, allowed: bool
 ) -> None:
     """Neither a clean worktree nor an empty commit nor a return to an older commit counts as a change."""
     task = a_task(allow_no_change=allowed)
@@ -200,7 +200,11 @@ def test_the_configured_author_is_the_author(workspaces: Workspaces, workspace: 
 
 @pytest.mark.parametrize(
     ("known", "author"),
-    [([], "Hive <hive@localhost>"), (["user.name"], "Ada <hive@localhost>"), (["user.email"], "Hive <ada@example.org>")],
+    [
+        ([], "Hive <hive@localhost>"),
+        (["user.name"], "Ada <hive@localhost>"),
+        (["user.email"], "Hive <ada@example.org>"),
+    ],
 )
 def test_what_of_the_author_is_missing_is_hive(
     workspaces: Workspaces, workspace: Workspace, agent: Checkout, known: list[str], author: str
