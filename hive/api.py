@@ -257,7 +257,7 @@ class SyncHive:
                 return drive(self._hive.wait(*task_ids, timeout_s=0))
             except TimeoutError:
                 if deadline_s is not None and self._clock.monotonic_s() >= deadline_s:
-                    raise
+                    raise TimeoutError(f"not settled after {timeout_s:g} s") from None
             self._pause()
 
     def run(self, *arguments: str) -> Summary:

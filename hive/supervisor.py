@@ -37,9 +37,11 @@ from hive.lock import EngineLock
 
 _PR_SET_CHILD_SUBREAPER = 36  # Source: linux/prctl.h
 _PR_SET_NAME = 15
+_FORWARDED = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1})
 _FLAP_WINDOW_S = 30.0
 _FLAP_FREE = 3  # so many deaths within the window are restarted at once
 _FLAP_MOST = 10
+_FLAP_DELAY_S = 2.0  # longest wait; so short that one process which dies at once reaches `_FLAP_MOST` in the window
 _QUEEN_PATIENCE_S = 2.0
 _GUARDIAN_PATIENCE_S = 10.0
 _WATCHER_PATIENCE_S = 10.0
@@ -231,9 +233,12 @@ class Supervisor:
         assert threading.active_count() == 1, "forking with threads breaks the children"
         sys.stdout.flush()
         sys.stderr.flush()
+        # Blocked until the child has handlers of its own: one that runs the supervisor's would lose the signal.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
         pid = os.fork()
         if pid == 0:
             _live_as_child(name, keep, child)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
         return pid
 
     # --- supervising
@@ -322,12 +327,13 @@ class Supervisor:
         self._deaths = [at_s for at_s in self._deaths if now_s - at_s < _FLAP_WINDOW_S] + [now_s]
         cause = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit {os.WEXITSTATUS(status)}"
         many = len(self._deaths)
-        delay_s = 0.0 if many <= _FLAP_FREE else min(30.0, 2.0 ** (many - _FLAP_FREE - 1))
-        after = f" in {delay_s:g} s" if delay_s else ""
-        bus.tell(f"{who} died ({cause}); starting it again{after}")
+        delay_s = flap_delay_s(many)
         if many >= _FLAP_MOST:
             self._intent.gave_up = f"{many} processes died within {_FLAP_WINDOW_S:g} s, last {who} ({cause})"
+            bus.tell(f"{who} died ({cause}); giving up")
             self._end(2)
+        else:
+            bus.tell(f"{who} died ({cause}); starting it again{f' in {delay_s:g} s' if delay_s else ''}")
         return now_s + delay_s
 
     # --- ending
@@ -355,6 +361,7 @@ class Supervisor:
                 os.kill(seat.pid, number)
 
     def _clean_up(self) -> None:
+        self._intent.ending = True
         self._signal_shards(signal.SIGKILL)  # only if the loop failed: in good order there are none left
         os.close(self._lifeline_write)
         self._await("guardian", _GUARDIAN_PATIENCE_S + self._settings.grace_s)
@@ -366,6 +373,11 @@ class Supervisor:
             signal.signal(number, signal.SIG_DFL)
         shutil.rmtree(self._directory, ignore_errors=True)
         self._reap()
+        self._selector.close()
+        for end in (*self._wake, self._listener):
+            end.close()
+        for descriptor in (self._lifeline_read, self._queen_read, self._queen_write):
+            os.close(descriptor)
 
     def _await(self, who: str, patience_s: float) -> None:
         deadline_s = self._clock.monotonic_s() + patience_s
@@ -376,6 +388,11 @@ class Supervisor:
             time.sleep(0.01)
 
 
+def flap_delay_s(deaths: int) -> float:
+    """Return how long to wait before a process is started again, after so many deaths within the window."""
+    return 0.0 if deaths <= _FLAP_FREE else min(_FLAP_DELAY_S, 0.25 * 2.0 ** (deaths - _FLAP_FREE))
+
+
 def _live_as_child(name: str, keep: Collection[int], child: Callable[[], None]) -> None:
     """Be a child: nothing of the supervisor's but the descriptors it was given; never returns."""
     code = 70
@@ -384,6 +401,8 @@ def _live_as_child(name: str, keep: Collection[int], child: Callable[[], None]) 
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, lambda *_: None)  # the terminal sends it to all; only the supervisor decides
+        signal.signal(signal.SIGUSR1, lambda *_: None)  # "the guardian was replaced", to a shard that is still starting
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
         _close_all_but({0, 1, 2, *keep})
         _prctl(_PR_SET_NAME, f"hive-{name}".encode())
         child()

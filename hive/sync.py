@@ -70,6 +70,7 @@ class _Solo:
         self._signal: int | None = None
         self._stopped = False
         self._shard: Shard | None = None
+        self._feeding: asyncio.Task[None] | None = None
 
     async def run(self, watcher: Callable[[], Watcher] | None) -> Ending:
         store = await open_store(self._settings.db, clock=self._clock, boot_id=proctable.boot_id(), inline=True)
@@ -89,7 +90,7 @@ class _Solo:
         self._shard = dealer.shard = shard
         self._catch_signals()
         view = watcher() if watcher is not None else None
-        feeding = asyncio.create_task(queen.run())
+        feeding = self._feeding = asyncio.create_task(queen.run())
         feeding.add_done_callback(lambda _: self._stopping.set())
         looking = asyncio.create_task(self._look(view))
         try:
@@ -133,5 +134,7 @@ class _Solo:
             return
         self._severity = min(severity, 2)
         self._stopping.set()
+        if self._feeding is not None:
+            self._feeding.cancel()  # or it would claim again what the draining shard gives back
         if self._severity == 2 and self._shard is not None:
             self._shard.interrupt()

@@ -206,7 +206,7 @@ class _Watch:
         """Say whether waiting longer is pointless: the credentials are wrong, or the result was long ago."""
         if self.stream.retrying in (401, 403) and self.stream.retry_attempt >= patience:
             return True
-        return self._settled_at_s is not None and False and linger_s
+        return self._settled_at_s is not None and self._clock.monotonic_s() - self._settled_at_s >= linger_s
 
     def _read(self, lines: list[bytes]) -> None:
         for line in lines:

@@ -197,8 +197,8 @@ def _print_dry_run(ctx: Context, tasks: Sequence[NewTask]) -> None:
         return
     print(f"would add {several(len(tasks), 'task')}")
     columns = (Column("BATCH"), Column("KEY"), Column("PHASES"), Column("TITLE", flexible=True))
-    rows = [[task.batch, task.key or "", ",".join(task.phases), task.title] for task in tasks[:_NAMED]]
-    for line in table(ctx, columns, rows):
+    cells = [[task.batch, task.key or "", ",".join(task.phases), task.title] for task in tasks[:_NAMED]]
+    for line in table(ctx, columns, cells):
         print(line)
     if len(tasks) > _NAMED:
         print(f"and {len(tasks) - _NAMED:,} more")

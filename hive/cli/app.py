@@ -11,13 +11,14 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from hive.cli import GROUPS, VERBS, verb_named
+from hive.cli import GROUPS, VERBS, exits, verb_named
 from hive.cli.context import Context
 from hive.cli.options import global_options
-from hive.errors import HiveError, UsageError
+from hive.errors import HiveError, NotReady, UsageError
 
 _SIGPIPE_EXIT = 141  # what a shell shows for a program that SIGPIPE ended
 _ABORTED_EXIT = 130
+_COMPLETE = "_HIVE_COMPLETE"
 
 
 class Application(click.Group):
@@ -72,6 +73,7 @@ def application() -> Application:
         params=[*global_options(), _version_option()],
         invoke_without_command=True,
         help="A durable queue of coding tasks, worked by many headless coding agents at once.",
+        subcommand_metavar="VERB [ARGS]...",
         epilog="`hive VERB --help` explains a verb, `hive help` lists topics. stdout is data, stderr is talk.",
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     )
@@ -93,11 +95,9 @@ def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 def _run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     verbose = any(one in {"-v", "--verbose"} for one in arguments)
     try:
-        code = application().main(
-            list(arguments), prog_name="hive", standalone_mode=False, obj=Context(environ), complete_var="_HIVE_COMPLETE"
-        )
+        code = _dispatch(application(), arguments, Context(environ))
         sys.stdout.flush()
-        return code if isinstance(code, int) else 0
+        return code
     except HiveError as error:
         return _report(error, verbose=verbose)
     except (click.Abort, KeyboardInterrupt):
@@ -107,8 +107,25 @@ def _run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         return _report(usage_error(error), verbose=False)
     except BrokenPipeError:
         raise
+    except OSError as error:
+        return _report(_unusable(error), verbose=verbose, cause=error)
     except Exception as error:  # the outermost frame: whatever reaches it is a bug
         return _report(_bug(error), verbose=verbose, cause=error)
+
+
+def _dispatch(group: Application, arguments: Sequence[str], ctx: Context) -> int:
+    """Parse and do; not `group.main`, which makes exit codes of its own for a closed pipe and for Ctrl-C."""
+    instruction = ctx.environ.get(_COMPLETE)
+    if instruction:
+        from click.shell_completion import shell_complete
+
+        return shell_complete(group, {"obj": ctx}, "hive", _COMPLETE, instruction)
+    try:
+        with group.make_context("hive", list(arguments), obj=ctx) as click_context:
+            code = group.invoke(click_context)
+            return code if isinstance(code, int) else exits.COMPLETED
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
 
 
 def unknown_verb(name: str) -> UsageError:
@@ -140,15 +157,15 @@ def _options_of(context: click.Context | None) -> list[str]:
     return [flag for param in params if isinstance(param, click.Option) for flag in param.opts if flag.startswith("--")]
 
 
+def _unusable(error: OSError) -> HiveError:
+    """Return the error for a file that the system refused, wherever that was."""
+    if error.filename is None:
+        return _bug(error)
+    what = f"cannot use a file: {(error.strerror or 'unknown reason').lower()}"
+    return NotReady(what, code="H231", where=os.fsdecode(error.filename), fix="hive doctor")
+
+
 def _bug(error: Exception) -> HiveError:
-    import os
-
-    if isinstance(error, OSError) and error.filename is not None:
-        from hive.errors import NotReady
-
-        return NotReady(
-            f"cannot use a file: {error.strerror}", code="H231", where=os.fsdecode(error.filename), fix="hive doctor"
-        )
     return HiveError(
         f"a bug in Hive: {type(error).__name__}: {' '.join(str(error).split())[:300]}",
         code="H900",

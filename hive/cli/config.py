@@ -51,7 +51,7 @@ def _print_paths(ctx: Context) -> None:
 
     paths = config_paths(ctx.directory, ctx.environ)
     if not ctx.for_people:
-        rows = [{"path": str(path), "exists": path.is_file()} for path in paths]
+        rows: Json = [{"path": str(path), "exists": path.is_file()} for path in paths]
         data(envelope("hive.paths/1", ctx.clock.now_ms(), data=rows))
         return
     for path in paths:

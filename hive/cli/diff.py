@@ -14,6 +14,7 @@ from hive.cli.output import data, lines_of, raw, say
 from hive.cli.show import the_task
 from hive.errors import UsageError
 from hive.export import envelope
+from hive.model import Json
 
 _COLORS = (("+++", "1"), ("---", "1"), ("diff ", "1"), ("@@", "36"), ("+", "32"), ("-", "31"))
 _MORE = "TASK is an id or a key. Into a pipe or file it is a patch that `git apply` takes."
@@ -35,8 +36,8 @@ def diff_command(ctx: Context, name: str, stat: bool) -> int:
     workspaces = Workspaces(settings.state_dir, ctx.clock, settings.environ, settings.branch_prefix)
     text = workspaces.diff_blocking(repo, task.base_commit, task.branch, stat=stat)
     if not ctx.for_people:
-        facts = {"task_id": task.id, "base_commit": task.base_commit, "branch": task.branch, "commit": task.commit}
-        data(envelope("hive.diff/1", ctx.clock.now_ms(), **facts, diff=text.encode("utf-8", "replace").decode()))
+        facts: dict[str, Json] = {"task_id": task.id, "base_commit": task.base_commit, "branch": task.branch}
+        data(envelope("hive.diff/1", ctx.clock.now_ms(), **facts, commit=task.commit, diff=text.encode("utf-8", "replace").decode()))
     elif sys.stdout.isatty():
         _print(ctx, text)
     else:

@@ -10,6 +10,7 @@ from hive.cli.options import JSON, verb
 from hive.cli.output import data, say
 from hive.errors import NotReady
 from hive.export import envelope
+from hive.model import Json
 
 _MORE = "Detects the test command and the branch to start from. What is there already stays as it is."
 
@@ -37,7 +38,7 @@ def init_command(ctx: Context) -> int:
         pass
     excluded = workspaces.exclude_state_dir_blocking(settings.repo)
     if not ctx.for_people:
-        answer = {"config": str(path), "written": written, "db": settings.db, "created": created, "excluded": excluded}
+        answer: dict[str, Json] = {"config": str(path), "written": written, "db": settings.db, "created": created, "excluded": excluded}
         data(envelope("hive.init/1", ctx.clock.now_ms(), **answer, test=list(test), base=found.branch))
         return exits.COMPLETED
     print(f"{path}: {'written' if written else 'there already, left as it is'}")

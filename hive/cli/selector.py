@@ -182,8 +182,12 @@ def _field(part: Part, label: str, value: str, shown: str = "") -> Part:
         raise UsageError(f"`{label}:` names nothing", code="H131", fix=f"write {label}:VALUE")
     if label == "state":
         part = _states(part, frozenset(_state(one, shown or one) for one in values))
-    elif label in {"batch", "tag", "group"} and getattr(part.query, label) is None:
-        part = replace(part, query=replace(part.query, **{label: value}))
+    elif label == "batch" and part.query.batch is None:
+        part = replace(part, query=replace(part.query, batch=value))
+    elif label == "tag" and part.query.tag is None:
+        part = replace(part, query=replace(part.query, tag=value))
+    elif label == "group" and part.query.group is None:
+        part = replace(part, query=replace(part.query, group=value))
     elif label == "key":
         part = _text_query(part, value)
     read = _FIELDS[label]

@@ -14,7 +14,7 @@ from hive.cli.ls import standing
 from hive.cli.options import JSON, verb
 from hive.cli.output import Column, data, dollars, fit, painted, several, span, table
 from hive.export import envelope, status_row
-from hive.model import State, Task, Usage
+from hive.model import Json, State, Task, Usage
 from hive.store import BatchTotals, Counts, Steering, TaskQuery
 
 if TYPE_CHECKING:
@@ -105,18 +105,16 @@ def _some(hive: SyncHive, counts: Counts, state: State) -> list[Task]:
     return hive.tasks(TaskQuery(states=frozenset({state}), limit=_SHOWN))
 
 
-def _document(ctx: Context, standing: Standing) -> dict[str, object]:
+def _document(ctx: Context, standing: Standing) -> dict[str, Json]:
     steering = standing.steering
-    extra = {
-        "engine": {
-            "running": standing.engine is not None,
-            "pid": standing.engine or None,
-            "paused": steering.paused,
-            "agents": steering.agents,
-        },
-        "next": next_command(standing),
+    engine: Json = {
+        "running": standing.engine is not None,
+        "pid": standing.engine or None,
+        "paused": steering.paused,
+        "agents": steering.agents,
     }
-    return envelope("hive.status/1", ctx.clock.now_ms(), **status_row(standing.counts, standing.ledger), **extra)
+    row = status_row(standing.counts, standing.ledger)
+    return envelope("hive.status/1", ctx.clock.now_ms(), **row, engine=engine, next=next_command(standing))
 
 
 def _lines(ctx: Context, standing: Standing, heading: str) -> list[str]:

@@ -15,7 +15,7 @@ from hive.cli.options import JSON, selectors, verb
 from hive.cli.output import data, say, several
 from hive.errors import UsageError
 from hive.export import envelope, state_counts
-from hive.model import FINAL, State, TaskId
+from hive.model import FINAL, Json, State, TaskId
 from hive.store import TaskQuery
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def wait_command(ctx: Context, names: Sequence[str], filters: Sequence[str], tim
         counts = ", ".join(f"{count:,} {state}" for state, count in by_state.items() if count)
         print(f"{several(len(ids), 'task')}: {counts or 'none'}")
     else:
-        ending = {"code": code, "reason": reason}
+        ending: Json = {"code": code, "reason": reason}
         data(envelope("hive.wait/1", ctx.clock.now_ms(), counts=state_counts(by_state), waited_s=waited_s, exit=ending))
     return code
 

@@ -21,7 +21,6 @@ from typing import IO
 from hive.clock import Clock
 from hive.errors import NotReady, WorkspaceError
 
-TIMEOUT_S = 120.0
 _LOCK_PATIENCE_S = 300.0
 _LOCK_POLL_S = 0.02
 _KEPT_NAMES = ("PATH", "HOME", "XDG_CONFIG_HOME", "TMPDIR")
@@ -94,6 +93,7 @@ class Place:
         index: Index file to use instead of the worktree's own.
         held: Descriptors of locks that last until the command ends, even if Hive dies before it.
         durable: Objects and references are on disk before git ends.
+        timeout_s: When a command is stopped.
     """
 
     git: Git
@@ -103,13 +103,14 @@ class Place:
     index: Path | None = None
     held: tuple[int, ...] = ()
     durable: bool = False
+    timeout_s: float = 120.0
 
     def run(self, *args: str, stdin: str = "") -> str:
         """Return what git printed.
 
         Raises:
             NotReady: H213, git is not installed.
-            WorkspaceError: H215, git failed; H214, it took longer than `TIMEOUT_S`.
+            WorkspaceError: H215, git failed; H214, it took longer than `timeout_s`.
         """
         answer = self.ask(*args, stdin=stdin)
         if answer.code != 0:
@@ -121,7 +122,7 @@ class Place:
 
         Raises:
             NotReady: H213, git is not installed.
-            WorkspaceError: H214, git took longer than `TIMEOUT_S` and was killed with all it had started.
+            WorkspaceError: H214, git took longer than `timeout_s` and was killed with all it had started.
         """
         code, out, err = self._call(args, stdin.encode("utf-8", "surrogateescape"), PIPE)
         return Answer(code, _text(out), _text(err))
@@ -145,7 +146,7 @@ class Place:
     def _call(self, args: tuple[str, ...], stdin: bytes, sink: int | IO[bytes]) -> tuple[int, bytes, bytes]:
         with self.git.start(self, args, stdin=PIPE if stdin else DEVNULL, stdout=sink) as child:
             try:
-                out, err = child.communicate(stdin or None, timeout=TIMEOUT_S)
+                out, err = child.communicate(stdin or None, timeout=self.timeout_s)
             except BaseException as error:
                 os.killpg(child.pid, signal.SIGKILL)
                 child.communicate()
@@ -225,7 +226,7 @@ def _not_started(error: OSError, place: Place) -> NotReady:
 
 def _timed_out(args: tuple[str, ...], place: Place) -> WorkspaceError:
     return WorkspaceError(
-        f"`git {_verb(args)}` took longer than {TIMEOUT_S:g} s and was stopped",
+        f"`git {_verb(args)}` took longer than {place.timeout_s:g} s and was stopped",
         code="H214",
         why="a slow disk, or a filter such as git-lfs that waits for the network",
         where=str(place.cwd),

@@ -261,7 +261,7 @@ class TwoStores(RuleBasedStateMachine):
         return Rules(now_ms=self.clock.now_ms(), jitter=jitter)
 
     def same(self, expected: object, actual: object) -> None:
-        assert actual == expected
+        assert actual == expected, f"expected {expected}, got {actual}"
 
 
 def now(coroutine: Coroutine[Any, Any, T]) -> T:

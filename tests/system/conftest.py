@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.agent.conftest import claude_cli, messages_api  # noqa: F401 - fixtures of the real CLI
 from tests.system.harness import Project
 
 
