@@ -11,7 +11,7 @@ def main() -> None:
     if arguments == ["--version"]:  # asked for by tools on every start; not worth importing anything
         from hive import __version__
 
-        print(f"hive {__version__}")
+        sys.stdout.write(f"hive {__version__}\n")
         return
     from hive.cli.app import run
     from hive.config import environment

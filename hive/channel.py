@@ -17,6 +17,7 @@ from hive.model import RunId
 
 # A frame up to this size is one write of one kernel buffer: it arrives whole or not at all, even if the writer dies.
 _IDS_PER_FRAME = 500
+_READ_BYTES = 1 << 20  # more than the kernel keeps for one pipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +29,12 @@ class Frame:
 
 
 class Channel:
-    """One end of the pipe."""
+    """One end of the pipe; a frame is a line of JSON."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._unsent = b""
+        self._unread = b""
         os.set_blocking(connection.fileno(), False)
 
     def fileno(self) -> int:
@@ -42,7 +45,9 @@ class Channel:
         ids = list(run_ids)
         try:
             for start in range(0, max(1, len(ids)), _IDS_PER_FRAME):
-                self._connection.send_bytes(orjson.dumps([kind, ids[start : start + _IDS_PER_FRAME]]))
+                frame = orjson.dumps([kind, ids[start : start + _IDS_PER_FRAME]]) + b"\n"
+                if not (self._write(self._unsent) and self._write(frame)):
+                    return False
         except (BlockingIOError, BrokenPipeError, ConnectionResetError):
             return False
         return True
@@ -50,17 +55,34 @@ class Channel:
     def receive(self) -> Iterator[Frame]:
         """Yield every frame that has arrived.
 
+        Takes all that waits in one read: if it is killed between two, the next process at this end would find half of
+        a frame.
+
         Raises:
             EOFError: The other end is closed.
         """
         while True:
             try:
-                kind, ids = orjson.loads(self._connection.recv_bytes())
+                data = os.read(self.fileno(), _READ_BYTES)
             except BlockingIOError:
                 return
             except ConnectionResetError as error:
                 raise EOFError from error
-            yield Frame(kind, tuple(RunId(run_id) for run_id in ids))
+            if not data:
+                raise EOFError
+            *lines, self._unread = (self._unread + data).split(b"\n")
+            yield from map(_frame, lines)
 
     def close(self) -> None:
         self._connection.close()
+
+    def _write(self, data: bytes) -> bool:
+        """Write; False when only a part went, whose rest goes first the next time."""
+        if data:
+            self._unsent = data[os.write(self.fileno(), data) :]
+        return not self._unsent
+
+
+def _frame(line: bytes) -> Frame:
+    kind, ids = orjson.loads(line)
+    return Frame(kind, tuple(RunId(run_id) for run_id in ids))

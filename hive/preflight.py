@@ -46,7 +46,10 @@ def _check_work(task: NewTask, settings: Settings) -> None:
     if not given[agent]:
         wants = {"command": "a command", "scripted": "a script", "claude": "a prompt"}[agent]
         raise UsageError(
-            f"{_named(task)} has nothing to do", code="H138", why=f"the agent {agent} needs {wants}", fix=f"give it {wants}"
+            f"{_named(task)} has nothing to do",
+            code="H138",
+            why=f"the agent {agent} needs {wants}",
+            fix=f"give it {wants}",
         )
     if agent == "scripted":
         _check_script(task)

@@ -34,14 +34,16 @@ T = TypeVar("T")
 _GIT_THREADS = 4
 _SWEEP_S = 1.0
 _STORE_RETRY_S = 1.0
+_SLOTS_PER_SHARD = 10_000  # slots are numbered per machine: no two agents share a configuration directory
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a shard stands: its incarnation's name, its machine, and who is told of its processes."""
+    """Where a shard stands: its incarnation's name, its machine, its number there, and who hears of its processes."""
 
     shard: str
     host: str
+    index: int
     registered: Callable[[ProcessRecord, str], None]
     forgotten: Callable[[int], None]
     renewed: Callable[[], None]
@@ -194,7 +196,7 @@ class Shard:
 
     def _carry(self, assignment: Assignment) -> None:
         slot = self._take_slot()
-        worker = Worker(assignment, self._tools, slot=slot)
+        worker = Worker(assignment, self._tools, slot=self._place.index * _SLOTS_PER_SHARD + slot)
         task = asyncio.create_task(worker.carry())
         self._workers[worker.run_id] = worker, task
         task.add_done_callback(lambda done: self._close(worker, slot, done))
@@ -292,7 +294,9 @@ def new_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
-def main(settings: Settings, shard: str, host: str, *, pipe: Channel, lifeline: int, guardian: Path) -> None:
+def main(
+    settings: Settings, shard: str, host: str, index: int, *, pipe: Channel, lifeline: int, guardian: Path
+) -> None:
     """Run a shard in a freshly forked process until it is told to stop or the supervisor dies.
 
     Args:
@@ -301,15 +305,17 @@ def main(settings: Settings, shard: str, host: str, *, pipe: Channel, lifeline: 
         guardian: Path of the guardian's socket.
     """
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        runner.run(_main(settings, shard, host, pipe=pipe, lifeline=lifeline, guardian=guardian))
+        runner.run(_main(settings, shard, host, index, pipe=pipe, lifeline=lifeline, guardian=guardian))
 
 
-async def _main(settings: Settings, name: str, host: str, *, pipe: Channel, lifeline: int, guardian: Path) -> None:
+async def _main(
+    settings: Settings, name: str, host: str, index: int, *, pipe: Channel, lifeline: int, guardian: Path
+) -> None:
     loop = asyncio.get_running_loop()
     clock = SystemClock()
     store = await open_store(settings.db, clock=clock, boot_id=proctable.boot_id())
     guard = GuardClient(guardian, name)
-    place = Place(name, host, guard.register, guard.forget, guard.check)
+    place = Place(name, host, index, guard.register, guard.forget, guard.check)
     shard = Shard(settings, store, place, clock=clock, ended=lambda ids: _tell(pipe, ids))
     stopping = asyncio.Event()
 

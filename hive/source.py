@@ -89,13 +89,19 @@ def quoted(value: object, limit: int = 60) -> str:
 def nearest(word: str, options: Iterable[str], cutoff: float = 0.6) -> str | None:
     """Return the option that was probably meant, or None."""
     import difflib  # only on the way to an error message
+    import heapq
 
     if len(word) > 200:
         return None
     close = [option for option in options if abs(len(option) - len(word)) <= 3 + len(word) // 2]
     if len(close) > _NEAREST_LIMIT:
-        close = [option for option in close if option[:2] == word[:2] or option[-3:] == word[-3:]]
-    matches = difflib.get_close_matches(word, close[:_NEAREST_LIMIT], n=1, cutoff=cutoff)
+        letters = set(word)
+        close = heapq.nsmallest(
+            _NEAREST_LIMIT,
+            close,
+            key=lambda option: len(letters.symmetric_difference(option)) + abs(len(option) - len(word)),
+        )
+    matches = difflib.get_close_matches(word, close, n=1, cutoff=cutoff)
     return matches[0] if matches else None
 
 

@@ -205,6 +205,7 @@ class Supervisor:
                 self._settings,
                 seat.name,
                 self._host,
+                seat.index,
                 pipe=Channel(shard_end),
                 lifeline=self._lifeline_read,
                 guardian=self._directory / "guardian",

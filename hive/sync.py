@@ -85,7 +85,7 @@ class _Solo:
             clock=self._clock,
             asked_to_stop=self._asked,
         )
-        place = Place(name, self._host, lambda *_: None, lambda _: None, lambda: None)
+        place = Place(name, self._host, 0, lambda *_: None, lambda _: None, lambda: None)
         shard = Shard(self._settings, store, place, clock=self._clock, ended=lambda _: queen.wake())
         self._shard = dealer.shard = shard
         self._catch_signals()

@@ -20,7 +20,7 @@ from hive import lifecycle
 from hive.agent import Agent, AgentEvent, Brief, LimitSeen, Said, Spawned
 from hive.clock import Clock
 from hive.config import Settings
-from hive.errors import HiveError, StoreUnavailable
+from hive.errors import HiveError, StoreUnavailable, WorkspaceError
 from hive.model import (
     Cancelled,
     Errored,
@@ -116,7 +116,8 @@ class Worker:
                 raise
             outcome = self._stop_as
         except HiveError as error:
-            outcome = Errored(code=error.code, reason=" ".join(error.lines()), retryable=False)
+            passing = isinstance(error, (WorkspaceError, StoreUnavailable))
+            outcome = Errored(code=error.code, reason=" ".join(error.lines()), retryable=passing)
         except Exception as error:  # noqa: BLE001 - a bug in Hive must not lose the run
             outcome = Errored(code="internal", reason=f"{type(error).__name__}: {error}", retryable=True)
             self._say("hive.error", {"traceback": traceback.format_exc(limit=-8)})

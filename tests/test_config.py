@@ -64,14 +64,28 @@ def test_layers_in_order_of_strength(repo: Path, tmp_path: Path) -> None:
     user = tmp_path / "xdg" / "hive" / "config.toml"
     user.parent.mkdir(parents=True)
     user.write_text("agents = 11\nretries = 11\nrounds = 11\ndrain = 11\nmax_turns = 11\nlimit_wait = 11\n")
-    (repo / "pyproject.toml").write_text("[tool.hive]\nretries = 12\nrounds = 12\ndrain = 12\nmax_turns = 12\nlimit_wait = 12\n")
-    (repo / "hive.toml").write_text("rounds = 13\ndrain = 13\nmax_turns = 13\nlimit_wait = 13\n[profile.p]\ndrain = 14\nmax_turns = 14\nlimit_wait = 14")
+    (repo / "pyproject.toml").write_text(
+        "[tool.hive]\nretries = 12\nrounds = 12\ndrain = 12\nmax_turns = 12\nlimit_wait = 12\n"
+    )
+    (repo / "hive.toml").write_text(
+        "rounds = 13\ndrain = 13\nmax_turns = 13\nlimit_wait = 13\n[profile.p]\ndrain = 14\nmax_turns = 14\nlimit_wait = 14"
+    )
     environ = {"XDG_CONFIG_HOME": str(tmp_path / "xdg"), "HIVE_MAX_TURNS": "15", "HIVE_LIMIT_WAIT": "15s"}
     found = load(repo, environ, {"limit_wait": 16.0}, "p")
     assert (found.agents, found.retries, found.rounds) == (11, 12, 13)
     assert (found.drain_s, found.max_turns, found.limit_wait_s) == (14, 15, 16)
-    origins = [found.origin(one) for one in ("agents", "retries", "rounds", "drain", "max_turns", "limit_wait_s", "beat")]
-    assert origins == [f"{user}:1", "pyproject.toml:2", "hive.toml:1", "hive.toml:6", "HIVE_MAX_TURNS", "--limit-wait", DEFAULT]
+    origins = [
+        found.origin(one) for one in ("agents", "retries", "rounds", "drain", "max_turns", "limit_wait_s", "beat")
+    ]
+    assert origins == [
+        f"{user}:1",
+        "pyproject.toml:2",
+        "hive.toml:1",
+        "hive.toml:6",
+        "HIVE_MAX_TURNS",
+        "--limit-wait",
+        DEFAULT,
+    ]
 
 
 def test_a_layer_holds_only_what_was_set(repo: Path) -> None:
@@ -141,8 +155,8 @@ def test_the_user_file_is_found_through_home(tmp_path: Path) -> None:
         ),
         (
             '[profile.ci]\ntimeout = "1 week"\n',
-            "error[H102]: `timeout` must be a duration from 0.001s to 2.592e+06s such as 90s, 10m or 2h, not `1 week`"
-            "\n  --> hive.toml:2:11",
+            ("error[H102]: `timeout` must be a duration from 0.001s to 2.592e+06s such as 90s, 10m or 2h, not `1 week`"
+            "\n  --> hive.toml:2:11"),
             '2 | timeout = "1 week"\n  |           ^^^^^^^^',
         ),
         (
@@ -152,8 +166,8 @@ def test_the_user_file_is_found_through_home(tmp_path: Path) -> None:
         ),
         (
             'permission_mode = "bypassPermissions"\n',
-            "error[H102]: `permission_mode` cannot be bypassPermissions in a file: give the flag --permission-mode "
-            "bypassPermissions\n  --> hive.toml:1:19",
+            ("error[H102]: `permission_mode` cannot be bypassPermissions in a file: give the flag --permission-mode "
+            "bypassPermissions\n  --> hive.toml:1:19"),
             '1 | permission_mode = "bypassPermissions"\n  |                   ^^^^^^^^^^^^^^^^^^^',
         ),
         (
@@ -179,7 +193,9 @@ def test_errors_point_into_the_file(repo: Path, written: str, line: str, excerpt
 
 def test_errors_in_pyproject_point_into_it(repo: Path) -> None:
     """Settings under [tool.hive] are checked like those of hive.toml; other tools' tables are not ours."""
-    (repo / "pyproject.toml").write_text('[project]\nname = "hive"\n[tool.other]\nagnets = 1\n[tool.hive]\nagnets = 1\n')
+    (repo / "pyproject.toml").write_text(
+        '[project]\nname = "hive"\n[tool.other]\nagnets = 1\n[tool.hive]\nagnets = 1\n'
+    )
     assert refused(repo).where == "pyproject.toml:6:1"
     (repo / "pyproject.toml").write_text("this is no toml but does not name us\n")
     assert load(repo, {}, {}).agents == 8
@@ -192,10 +208,13 @@ def test_errors_in_pyproject_point_into_it(repo: Path) -> None:
         ({"HIVE_AGENST": "4"}, "HIVE_AGENST", "there is no setting `HIVE_AGENST`"),
         ({"HIVE_SYNC": "maybe"}, "HIVE_SYNC", "`sync` must be true or false, not `maybe`"),
         ({"HIVE_RENEW": "40s"}, "HIVE_RENEW", "`renew` (40s) must be less than half of `lease` (60s)"),
-        ({"HIVE_PASS_ENV": "HIVE_RUN_ID"}, "HIVE_PASS_ENV",
-         "`pass_env` must not set `HIVE_RUN_ID`: names beginning with HIVE_ are Hive's own"),
+        (
+            {"HIVE_PASS_ENV": "HIVE_RUN_ID"},
+            "HIVE_PASS_ENV",
+            "`pass_env` must not set `HIVE_RUN_ID`: names beginning with HIVE_ are Hive's own",
+        ),
     ],
-)  # fmt: skip
+)
 def test_errors_name_the_variable(repo: Path, environ: dict[str, str], where: str, message: str) -> None:
     """A wrong variable is refused by name."""
     error = refused(repo, environ)
@@ -204,7 +223,13 @@ def test_errors_name_the_variable(repo: Path, environ: dict[str, str], where: st
 
 def test_variables_of_others_are_left_alone(repo: Path) -> None:
     """Hive's own markers and other programs that use the prefix do not stop it."""
-    environ = {"HIVE_RUN_ID": "x.1", "HIVE_SHARD": "s", "HIVE_CRASH_AT": "a:1", "HIVE_HOME": "/opt", "HIVE_CONF_DIR": "/etc"}
+    environ = {
+        "HIVE_RUN_ID": "x.1",
+        "HIVE_SHARD": "s",
+        "HIVE_CRASH_AT": "a:1",
+        "HIVE_HOME": "/opt",
+        "HIVE_CONF_DIR": "/etc",
+    }
     assert load(repo, environ, {}).environ == environ
 
 
@@ -227,7 +252,8 @@ def test_text_is_split_for_lists_and_tables(repo: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "seconds"), [("90", 90.0), ('"90s"', 90.0), ('"10m"', 600.0), ('"2h"', 7200.0), ("0.5", 0.5), ('"none"', None)]
+    ("written", "seconds"),
+    [("90", 90.0), ('"90s"', 90.0), ('"10m"', 600.0), ('"2h"', 7200.0), ("0.5", 0.5), ('"none"', None)],
 )
 def test_durations(repo: Path, written: str, seconds: float | None) -> None:
     """A duration is a number of seconds or text with a unit; `none` means no limit."""
@@ -255,7 +281,9 @@ def test_profiles_inherit(repo: Path, tmp_path: Path) -> None:
 
 def test_a_profile_that_does_not_exist_is_refused(repo: Path) -> None:
     """An unknown profile is refused with what was meant, also when it is inherited, and so is a circle."""
-    (repo / "hive.toml").write_text('[profile.ci]\ninherits = "bas"\n[profile.a]\ninherits = "b"\n[profile.b]\ninherits = "a"\n')
+    (repo / "hive.toml").write_text(
+        '[profile.ci]\ninherits = "bas"\n[profile.a]\ninherits = "b"\n[profile.b]\ninherits = "a"\n'
+    )
     error = refused(repo, profile="cii")
     assert (error.code, error.where, error.fix) == ("H104", "--profile", "did you mean `ci`?")
     assert refused(repo, profile="ci").where == "hive.toml:2:12"

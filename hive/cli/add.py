@@ -52,6 +52,7 @@ With --agent command a PROMPT is a command line, with --agent scripted a script.
 @click.option("--dry-run", is_flag=True, help="Judge everything, queue nothing.")
 def add_command(
     ctx: Context,
+    *,
     words: Sequence[str],
     each: bool,
     batch: str | None,
@@ -69,7 +70,9 @@ def add_command(
     changes |= {"hold": True} if hold else {}
     tasks = [_changed(task, changes) for task in _read(ctx, settings, words, changes, each=each)]
     if key is not None and len(tasks) != 1:
-        raise UsageError(f"--key names one task, not {len(tasks)}", code="H142", fix="leave --key out, or use a task file")
+        raise UsageError(
+            f"--key names one task, not {len(tasks)}", code="H142", fix="leave --key out, or use a task file"
+        )
     if after:
         tasks = [_needing(task, _keys(ctx, settings, after, task.batch)) for task in tasks]
     _check(ctx, tasks, settings)
@@ -96,7 +99,9 @@ def _parsed(options: dict[str, Any]) -> dict[str, Any]:
             value = known.kind.parse(list(raw) if isinstance(raw, tuple) else known.kind.from_text(raw))
         except BadValueError as error:
             flag = {"tags": "--tag", "budget": "--task-budget"}.get(name, f"--{name}")
-            raise UsageError(f"{flag} {error.message}", code="H142", where=flag, fix=error.note or "hive add --help") from None
+            raise UsageError(
+                f"{flag} {error.message}", code="H142", where=flag, fix=error.note or "hive add --help"
+            ) from None
         parsed[known.field] = value
     return parsed
 
@@ -118,7 +123,7 @@ def _read(
                 ctx, settings, [Path(word)], each=each, batch=changes.get("batch"), phases=changes.get("phases")
             )
         else:
-            found.append(reading.read_prompt(settings, word, around))
+            found.append(reading.read_prompt(word, around))
     return found
 
 
@@ -159,12 +164,11 @@ def _keys(ctx: Context, settings: Settings, names: Sequence[str], batch: str) ->
         with ctx.queue(settings) as hive:
             need = hive.task(int(name))
         if need is None or need.spec.key is None or need.spec.batch != batch:
-            why = "there is none" if need is None else "it has no key" if need.spec.key is None else f"it is in batch `{need.spec.batch}`"
             raise UsageError(
                 f"a task of batch `{batch}` cannot wait for task {name}",
                 code="H142",
                 where="--after",
-                why=why,
+                why="there is none" if need is None else f"its key is {need.spec.key}, its batch `{need.spec.batch}`",
                 fix="needs are keys of the same batch: give both tasks --batch and a --key",
             )
         keys.append(need.spec.key)

@@ -24,11 +24,11 @@ _COMPLETE = "_HIVE_COMPLETE"
 class Application(click.Group):
     """The group of all verbs; knows their names and help without importing them."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """Return the verbs in the order of the help."""
         return [row.name for row in VERBS]
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
         """Import the module of a verb."""
         row = verb_named(cmd_name)
         if row is None:
@@ -45,7 +45,7 @@ class Application(click.Group):
             raise unknown_verb(args[0])
         return super().resolve_command(ctx, args)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
         """Write the verbs by group."""
         for group in GROUPS:
             with formatter.section(group):
@@ -97,7 +97,6 @@ def _run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     try:
         code = _dispatch(application(), arguments, Context(environ))
         sys.stdout.flush()
-        return code
     except HiveError as error:
         return _report(error, verbose=verbose)
     except (click.Abort, KeyboardInterrupt):
@@ -109,8 +108,9 @@ def _run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         raise
     except OSError as error:
         return _report(_unusable(error), verbose=verbose, cause=error)
-    except Exception as error:  # the outermost frame: whatever reaches it is a bug
+    except Exception as error:  # noqa: BLE001 - the outermost frame: whatever reaches it is a bug
         return _report(_bug(error), verbose=verbose, cause=error)
+    return code
 
 
 def _dispatch(group: Application, arguments: Sequence[str], ctx: Context) -> int:

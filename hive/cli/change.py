@@ -1,4 +1,4 @@
-"""Verbs that change tasks: cancel, retry, hold, release, prio. Each selects, asks when it is many, and says what it did."""
+"""Verbs that change tasks: cancel, retry, hold, release, prio. Each selects, asks if it is many, says what it did."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _FORMS = """SELECTOR is 412, 412..430, @failed, batch:NAME, group:G, tag:T or a 
 dry_run_option = click.option("--dry-run", is_flag=True, help="Say which tasks it would be; change nothing.")
 
 
-@verb("cancel", shown=CHANGES, more="The agents of running tasks are stopped first; nothing they did is deleted.\n\n" + _FORMS)
+@verb("cancel", shown=CHANGES, more="Running agents are stopped first; nothing they did is deleted.\n\n" + _FORMS)
 @selectors(required=True)
 @dry_run_option
-def cancel_command(ctx: Context, names: Sequence[str], filters: Sequence[str], dry_run: bool) -> int:
+def cancel_command(ctx: Context, *, names: Sequence[str], filters: Sequence[str], dry_run: bool) -> int:
     """Cancel tasks."""
     return change(ctx, names, filters, "cancel", Cancel, dry_run=dry_run)
 
@@ -35,7 +35,7 @@ def cancel_command(ctx: Context, names: Sequence[str], filters: Sequence[str], d
 @click.option("--note", metavar="TEXT", default="", help="What the agent is told beside its task.")
 @dry_run_option
 def retry_command(
-    ctx: Context, names: Sequence[str], filters: Sequence[str], phase: str | None, note: str, dry_run: bool
+    ctx: Context, *, names: Sequence[str], filters: Sequence[str], phase: str | None, note: str, dry_run: bool
 ) -> int:
     """Queue tasks again."""
     start = Phase(phase) if phase else None
@@ -45,7 +45,7 @@ def retry_command(
 @verb("hold", shown=CHANGES, more="What runs goes on until its phase ends.\n\n" + _FORMS)
 @selectors(required=True)
 @dry_run_option
-def hold_command(ctx: Context, names: Sequence[str], filters: Sequence[str], dry_run: bool) -> int:
+def hold_command(ctx: Context, *, names: Sequence[str], filters: Sequence[str], dry_run: bool) -> int:
     """Hold tasks."""
     return change(ctx, names, filters, "hold", Hold, dry_run=dry_run)
 
@@ -53,7 +53,7 @@ def hold_command(ctx: Context, names: Sequence[str], filters: Sequence[str], dry
 @verb("release", shown=CHANGES, more=_FORMS)
 @selectors(required=True)
 @dry_run_option
-def release_command(ctx: Context, names: Sequence[str], filters: Sequence[str], dry_run: bool) -> int:
+def release_command(ctx: Context, *, names: Sequence[str], filters: Sequence[str], dry_run: bool) -> int:
     """Release tasks."""
     return change(ctx, names, filters, "release", Release, dry_run=dry_run)
 
@@ -62,7 +62,7 @@ def release_command(ctx: Context, names: Sequence[str], filters: Sequence[str], 
 @click.argument("priority", type=click.IntRange(-1000, 1000))
 @selectors(required=True)
 @dry_run_option
-def prio_command(ctx: Context, priority: int, names: Sequence[str], filters: Sequence[str], dry_run: bool) -> int:
+def prio_command(ctx: Context, *, priority: int, names: Sequence[str], filters: Sequence[str], dry_run: bool) -> int:
     """Give tasks another priority."""
     return change(ctx, names, filters, "prio", lambda ids: Reprioritise(ids, priority), dry_run=dry_run)
 
@@ -96,7 +96,7 @@ def change(
     _print_receipt(ctx, word, tasks, receipt)
     if receipt.refused and not receipt.changed:
         task_id, why = receipt.refused[0]
-        raise UsageError(f"cannot {word} task {task_id}: {why}", code="H134", fix=f"see where it stands: hive show {task_id}")
+        raise UsageError(f"cannot {word} task {task_id}: {why}", code="H134", fix=f"hive show {task_id}")
     return exits.COMPLETED
 
 
@@ -114,7 +114,11 @@ def _agree(ctx: Context, word: str, tasks: Sequence[Task]) -> None:
 def _print_dry_run(ctx: Context, word: str, tasks: Sequence[Task]) -> None:
     if not ctx.for_people:
         ids = [task.id for task in tasks]
-        data(envelope("hive.receipt/1", ctx.clock.now_ms(), verb=word, dry_run=True, selected=ids, changed=[], refused=[]))
+        data(
+            envelope(
+                "hive.receipt/1", ctx.clock.now_ms(), verb=word, dry_run=True, selected=ids, changed=[], refused=[]
+            )
+        )
         return
     from hive.cli.ls import task_lines
 

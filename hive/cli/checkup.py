@@ -122,7 +122,9 @@ def _repository(ctx: Context, settings: Settings) -> Iterator[Check]:
     branch = found.branch or f"no branch, at {found.head[:12]}"
     if found.dirty:
         yield Check(
-            "repository", Level.WARNING, f"{found.root} ({branch}), changes not committed: agents do not see them",
+            "repository",
+            Level.WARNING,
+            f"{found.root} ({branch}), changes not committed: agents do not see them",
             "git commit, or git stash",
         )
     else:
@@ -207,7 +209,9 @@ def _descriptors(settings: Settings) -> Check:
     wanted = settings.agents * _AGENT_DESCRIPTORS + _OWN_DESCRIPTORS
     if soft != resource.RLIM_INFINITY and soft < wanted:
         return Check("descriptors", Level.WARNING, f"at most {soft:,} open files", f"ulimit -n {wanted}")
-    return Check("descriptors", Level.OK, "no limit" if soft == resource.RLIM_INFINITY else f"at most {soft:,} open files")
+    return Check(
+        "descriptors", Level.OK, "no limit" if soft == resource.RLIM_INFINITY else f"at most {soft:,} open files"
+    )
 
 
 def _file_system(settings: Settings) -> Check:

@@ -22,7 +22,7 @@ _MORE = """bash: eval "$(hive completion bash)" in ~/.bashrc. zsh: the same in ~
 
 @verb("completion", shown=(), more=_MORE)
 @click.argument("shell", type=click.Choice(sorted(_SHELLS)))
-def completion_command(ctx: Context, shell: str) -> int:
+def completion_command(ctx: Context, *, shell: str) -> int:
     """Print a completion script."""
     if not ctx.for_people:
         raise UsageError("a completion script has no JSON form", code="H140", fix=f"hive completion {shell}")

@@ -18,7 +18,7 @@ settings come from, weakest first."""
 @verb("config", shown=JSON, more=_MORE)
 @click.argument("what", type=click.Choice(["show", "schema", "path"]), default="show")
 @click.option("--origin", is_flag=True, help="Say where each value comes from.")
-def config_command(ctx: Context, what: str, origin: bool) -> int:
+def config_command(ctx: Context, *, what: str, origin: bool) -> int:
     """Show settings."""
     if what == "schema":
         from hive.taskfile import schema

@@ -23,7 +23,7 @@ _MORE = "TASK is an id or a key. Into a pipe or file it is a patch that `git app
 @verb("diff", shown=JSON, more=_MORE)
 @task_argument
 @click.option("--stat", is_flag=True, help="Only files and how much of them changed.")
-def diff_command(ctx: Context, name: str, stat: bool) -> int:
+def diff_command(ctx: Context, *, name: str, stat: bool) -> int:
     """Print a task's diff."""
     from hive.workspace import Workspaces
 
@@ -32,12 +32,22 @@ def diff_command(ctx: Context, name: str, stat: bool) -> int:
         task = the_task(ctx, hive, name)
     repo = Path(task.spec.repo) if task.spec.repo else settings.repo
     if task.branch is None or task.base_commit is None or repo is None:
-        raise UsageError(f"task {task.id} has no branch", code="H144", why=f"it is {task.state}", fix=f"hive show {task.id}")
+        raise UsageError(
+            f"task {task.id} has no branch", code="H144", why=f"it is {task.state}", fix=f"hive show {task.id}"
+        )
     workspaces = Workspaces(settings.state_dir, ctx.clock, settings.environ, settings.branch_prefix)
     text = workspaces.diff_blocking(repo, task.base_commit, task.branch, stat=stat)
     if not ctx.for_people:
         facts: dict[str, Json] = {"task_id": task.id, "base_commit": task.base_commit, "branch": task.branch}
-        data(envelope("hive.diff/1", ctx.clock.now_ms(), **facts, commit=task.commit, diff=text.encode("utf-8", "replace").decode()))
+        data(
+            envelope(
+                "hive.diff/1",
+                ctx.clock.now_ms(),
+                **facts,
+                commit=task.commit,
+                diff=text.encode("utf-8", "replace").decode(),
+            )
+        )
     elif sys.stdout.isatty():
         _print(ctx, text)
     else:

@@ -20,7 +20,7 @@ has git ignore Hive's directory and removes worktrees of completed tasks, never 
 
 @verb("doctor", shown=JSON, more=_MORE)
 @click.option("--fix", is_flag=True, help="Mend what can be mended without asking.")
-def doctor_command(ctx: Context, fix: bool) -> int:
+def doctor_command(ctx: Context, *, fix: bool) -> int:
     """Check this machine."""
     settings = ctx.settings()
     mended = mend(ctx, settings) if fix else []

@@ -27,7 +27,7 @@ _MORE = "Each event has a sequence number that only grows: pass the last one you
 @click.option("--since", type=click.IntRange(0), default=0, metavar="SEQ", help="Only events after this number  [0]")
 @click.option("--task", "task_id", metavar="TASK", help="Only those of a task.", shell_complete=complete_selectors)
 @click.option("-f", "--follow", is_flag=True, help="Go on with new ones as they happen.")
-def events_command(ctx: Context, since: int, task_id: str | None, follow: bool) -> int:
+def events_command(ctx: Context, *, since: int, task_id: str | None, follow: bool) -> int:
     """Print events."""
     with ctx.queue(ctx.settings()) as hive:
         only = _task_id(ctx, hive, task_id)

@@ -11,11 +11,13 @@ from hive.cli.output import data
 from hive.errors import UsageError
 from hive.export import envelope
 
+_TEXT_COLUMNS = 100
+
 
 @verb("help", shown=JSON, more="TOPIC is a topic, a verb or an error code such as H230. Without one, lists the topics.")
 @click.argument("topic", required=False, metavar="[TOPIC]")
 @click.pass_context
-def help_command(click_context: click.Context, ctx: Context, topic: str | None) -> int:
+def help_command(click_context: click.Context, ctx: Context, *, topic: str | None) -> int:
     """Explain something."""
     from hive.cli.codes import CODES
     from hive.cli.topics import TOPICS
@@ -23,7 +25,7 @@ def help_command(click_context: click.Context, ctx: Context, topic: str | None) 
     if topic is None:
         _print_list(ctx)
     elif topic.upper() in CODES:
-        _print(ctx, topic.upper(), CODES[topic.upper()])
+        _print(ctx, topic.upper(), _wrapped(ctx, CODES[topic.upper()]))
     elif topic in TOPICS:
         _print(ctx, topic, TOPICS[topic].text)
     elif verb_named(topic) is not None:
@@ -31,6 +33,12 @@ def help_command(click_context: click.Context, ctx: Context, topic: str | None) 
     else:
         raise _unknown(topic)
     return exits.COMPLETED
+
+
+def _wrapped(ctx: Context, text: str) -> str:
+    import textwrap
+
+    return textwrap.fill(text, min(ctx.width() or _TEXT_COLUMNS, _TEXT_COLUMNS)) if ctx.for_people else text
 
 
 def _help_of(click_context: click.Context, name: str) -> str:

@@ -38,7 +38,13 @@ def init_command(ctx: Context) -> int:
         pass
     excluded = workspaces.exclude_state_dir_blocking(settings.repo)
     if not ctx.for_people:
-        answer: dict[str, Json] = {"config": str(path), "written": written, "db": settings.db, "created": created, "excluded": excluded}
+        answer: dict[str, Json] = {
+            "config": str(path),
+            "written": written,
+            "db": settings.db,
+            "created": created,
+            "excluded": excluded,
+        }
         data(envelope("hive.init/1", ctx.clock.now_ms(), **answer, test=list(test), base=found.branch))
         return exits.COMPLETED
     print(f"{path}: {'written' if written else 'there already, left as it is'}")

@@ -33,7 +33,7 @@ copies the file the agent wrote."""
 @click.option("-f", "--follow", is_flag=True, help="Go on until the run ends.")
 @click.option("--raw", "as_bytes", is_flag=True, help="Copy standard output byte by byte.")
 @click.option("--run", "run_id", type=int, metavar="RUN", help="Another run of the task; see hive show TASK")
-def logs_command(ctx: Context, name: str, follow: bool, as_bytes: bool, run_id: int | None) -> int:
+def logs_command(ctx: Context, *, name: str, follow: bool, as_bytes: bool, run_id: int | None) -> int:
     """Print the output of a run."""
     from hive.worker import run_files
 

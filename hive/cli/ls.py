@@ -31,7 +31,7 @@ text: 'state:failed tag:api cost>2 age<1h "ConnectionError"'. Without any, all t
 @selectors()
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="At most N tasks  [50; with --json and --jsonl all]")
 @click.option("--oldest", is_flag=True, help="Oldest first.")
-def ls_command(ctx: Context, names: Sequence[str], filters: Sequence[str], limit: int | None, oldest: bool) -> int:
+def ls_command(ctx: Context, *, names: Sequence[str], filters: Sequence[str], limit: int | None, oldest: bool) -> int:
     """List tasks."""
     from hive.cli.selector import parse, select
 

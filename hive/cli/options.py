@@ -21,7 +21,9 @@ def global_options(*, shown: Sequence[str] | None = None) -> list[click.Option]:
     """Return the global options; only those named in `shown` appear in the help, or all."""
     options = [
         click.Option(["-C", "--directory"], metavar="DIR", help="Work as if started in DIR."),
-        click.Option(["--db"], metavar="URL", help="The queue: sqlite:///PATH or a path  [.hive/hive.db in the repository]"),
+        click.Option(
+            ["--db"], metavar="URL", help="The queue: sqlite:///PATH or a path  [.hive/hive.db in the repository]"
+        ),
         click.Option(["--profile"], metavar="NAME", help="Use the settings of [profile.NAME]."),
         click.Option(["--json"], is_flag=True, help="Print one JSON document."),
         click.Option(["--jsonl"], is_flag=True, help="Print one JSON document a line."),
@@ -54,7 +56,9 @@ class VerbCommand(click.Command):
         return super().invoke(ctx)
 
 
-def verb(name: str, *, shown: Sequence[str] = JSON, more: str = "") -> Callable[[Callable[..., int | None]], click.Command]:
+def verb(
+    name: str, *, shown: Sequence[str] = JSON, more: str = ""
+) -> Callable[[Callable[..., int | None]], click.Command]:
     """Make the command of a verb; the function gets the `Context` first and returns the exit code, None for 0.
 
     Args:
@@ -68,12 +72,17 @@ def verb(name: str, *, shown: Sequence[str] = JSON, more: str = "") -> Callable[
     return decorate
 
 
-def selectors(*, required: bool = False, what: str = "Tasks") -> Callable[[F], F]:
+def selectors(*, required: bool = False) -> Callable[[F], F]:
     """Add ``[SELECTOR]...`` and ``-F``; the function gets `names` and `filters`."""
 
     def decorate(function: F) -> F:
         function = click.option(
-            "-F", "--filter", "filters", multiple=True, metavar="FILTER", help="Only tasks for which all of FILTER holds."
+            "-F",
+            "--filter",
+            "filters",
+            multiple=True,
+            metavar="FILTER",
+            help="Only tasks for which all of FILTER holds.",
         )(function)
         metavar = "SELECTOR..." if required else "[SELECTOR]..."
         return click.argument("names", nargs=-1, metavar=metavar, shell_complete=complete_selectors)(function)

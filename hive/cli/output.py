@@ -60,8 +60,10 @@ def table(ctx: Context, columns: Sequence[Column], rows: Iterable[Sequence[str]]
     if limit is not None and flexible is not None:
         spare = limit - sum(widths) - 2 * (len(columns) - 1)
         widths[flexible] = max(8, widths[flexible] + min(0, spare))
-    lines = ["  ".join(pad(cell, width, right=one.right) for cell, width, one in zip(row, widths, columns, strict=True))
-             for row in cells]
+    lines = [
+        "  ".join(pad(cell, width, right=one.right) for cell, width, one in zip(row, widths, columns, strict=True))
+        for row in cells
+    ]
     return [fit(line.rstrip(), limit) for line in lines]
 
 

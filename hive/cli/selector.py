@@ -1,4 +1,4 @@
-"""Which tasks a command line means: ``412``, ``412..430``, ``@failed``, ``batch:NAME``, a key, ``-F 'state:failed "text"'``.
+"""Which tasks a command line means: ``412``, ``412..430``, ``@failed``, ``batch:NAME``, a key, ``-F 'state:failed'``.
 
 A term becomes a check of a task and, where the store can, a narrower query; the store may return too many, never too
 few, and the checks decide.
@@ -34,7 +34,7 @@ _SIGNS: Mapping[str, Callable[[float, float], bool]] = {
     "=": operator.eq,
 }
 _GROUPS: Mapping[str, Check] = {
-    "@all": lambda task: True,
+    "@all": lambda _: True,
     "@unfinished": lambda task: task.state not in FINAL,
     "@held": lambda task: task.held and task.state not in FINAL,
 }
@@ -109,7 +109,9 @@ def _tasks(hive: SyncHive, part: Part, *, newest_first: bool) -> Iterator[Task]:
     """Yield the tasks of a part, page by page."""
     if part.first_id > part.last_id:
         return
-    after = part.last_id + 1 if newest_first and part.last_id < _LARGEST_ID else 0 if newest_first else part.first_id - 1
+    after = (
+        part.last_id + 1 if newest_first and part.last_id < _LARGEST_ID else 0 if newest_first else part.first_id - 1
+    )
     while True:
         page = hive.tasks(replace(part.query, after_id=max(0, after), limit=_PAGE, newest_first=newest_first))
         yield from (task for task in page if part.holds(task))
@@ -213,7 +215,9 @@ def _compared(part: Part, label: str, sign: str, value: str, now_ms: int) -> Par
         limit = duration(0, 1e12).parse(value) if label == "age" else float(value.removeprefix("$"))
     except (BadValueError, ValueError):
         example = "age<1h" if label == "age" else f"{label}>2"
-        raise UsageError(f"{quoted(label + sign + value)} compares nothing", code="H131", fix=f"write {example}") from None
+        raise UsageError(
+            f"{quoted(label + sign + value)} compares nothing", code="H131", fix=f"write {example}"
+        ) from None
     read: Mapping[str, Callable[[Task], float]] = {
         "cost": lambda task: task.usage.cost_usd,
         "age": lambda task: (now_ms - task.created_at_ms) / 1000,

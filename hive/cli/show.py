@@ -25,7 +25,7 @@ _RUNS_SHOWN = 8
 
 @verb("show", shown=JSON, more="TASK is an id or a key.")
 @task_argument
-def show_command(ctx: Context, name: str) -> int:
+def show_command(ctx: Context, *, name: str) -> int:
     """Show one task."""
     with ctx.queue(ctx.settings()) as hive:
         task = the_task(ctx, hive, name)
@@ -149,4 +149,6 @@ def _run_lines(ctx: Context, runs: Sequence[Run]) -> list[str]:
         for run in runs[-_RUNS_SHOWN:]
     ]
     lines = table(ctx, columns, rows)
-    return lines if len(runs) <= _RUNS_SHOWN else [*lines, f"the last {_RUNS_SHOWN} of {len(runs)} runs; all with --json"]
+    return (
+        lines if len(runs) <= _RUNS_SHOWN else [*lines, f"the last {_RUNS_SHOWN} of {len(runs)} runs; all with --json"]
+    )

@@ -179,7 +179,11 @@ def _task_lines(ctx: Context, tasks: Sequence[Task]) -> list[str]:
 
 def _batch_lines(ctx: Context, ledger: Sequence[BatchTotals]) -> list[str]:
     names = ("done", "needs_you", "failed", "running", "left")
-    columns = [Column("BATCH", flexible=True), *(Column(name.upper(), right=True) for name in names), Column("COST", right=True)]
+    columns = [
+        Column("BATCH", flexible=True),
+        *(Column(name.upper(), right=True) for name in names),
+        Column("COST", right=True),
+    ]
     rows = []
     for batch in ledger:
         by_state = batch.by_state

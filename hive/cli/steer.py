@@ -32,7 +32,7 @@ def resume_command(ctx: Context) -> int:
 
 @verb("stop", shown=JSON, more="Nothing is lost: `hive run` goes on where it stopped.")
 @click.option("--now", is_flag=True, help="Stop the agents at once; their tasks are queued again.")
-def stop_command(ctx: Context, now: bool) -> int:
+def stop_command(ctx: Context, *, now: bool) -> int:
     """Stop the engine."""
     settings = ctx.settings()
     with ctx.queue(settings):
@@ -46,7 +46,7 @@ def stop_command(ctx: Context, now: bool) -> int:
 
 @verb("set", shown=JSON, more="`hive set agents=40` changes how many agents work at the same time.")
 @click.argument("values", nargs=-1, required=True, metavar="NAME=VALUE...")
-def set_command(ctx: Context, values: Sequence[str]) -> int:
+def set_command(ctx: Context, *, values: Sequence[str]) -> int:
     """Change a running engine."""
     return steer(ctx, _steer_of(values))
 
@@ -70,7 +70,8 @@ def _steer_of(values: Sequence[str]) -> Steer:
         if name != "agents" or not equals:
             raise UsageError(f"`{name}` cannot be set on a running engine", code="H135", fix="hive set agents=40")
         if not wanted.isdecimal() or not 1 <= int(wanted) <= 10_000:
-            raise UsageError(f"agents must be a whole number from 1 to 10000, not `{wanted[:40]}`", code="H135", fix="hive set agents=40")
+            what = f"agents must be a whole number from 1 to 10000, not `{wanted[:40]}`"
+            raise UsageError(what, code="H135", fix="hive set agents=40")
         agents = int(wanted)
     return Steer(agents=agents)
 
@@ -95,4 +96,8 @@ def _row(steering: Steering | None) -> dict[str, bool | int | str | None] | None
 
 
 def _word(value: object) -> str:
-    return "as started" if value is None else {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+    if value is None:
+        return "as started"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)

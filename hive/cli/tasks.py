@@ -14,8 +14,8 @@ from hive.cli.output import say
 from hive.config import DEFAULT, Settings
 from hive.model import NewTask, Phase
 from hive.store import TaskQuery
-from hive.taskfile import Format, read
 from hive.taskfile import Context as Surroundings
+from hive.taskfile import Format, read
 
 if TYPE_CHECKING:
     from hive.api import SyncHive
@@ -60,7 +60,7 @@ def read_files(
     return tasks
 
 
-def read_prompt(settings: Settings, prompt: str, around: Surroundings) -> NewTask:
+def read_prompt(prompt: str, around: Surroundings) -> NewTask:
     """Return the task a prompt on the command line asks for; without a key, so that it is a new one each time.
 
     Raises:

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 _LOOK_S = 0.25
 _UNSETTLED = frozenset(State) - FINAL - {State.NEEDS_YOU}
 _CHUNK = 1000
-_MORE = """Exits with 0 when all are completed, 1 when some failed, 3 when some need you, 4 when some were cancelled, 124
-after the timeout. Without SELECTOR waits for all tasks there are now. Nothing is started: that is `hive run`."""
+_MORE = """Exits with 0 when all are completed, 1 when some failed, 3 when some need you, 4 when some were cancelled,
+124 after the timeout. Without SELECTOR waits for all tasks there are now. Nothing is started: that is `hive run`."""
 
 
 @verb("wait", shown=JSON, more=_MORE)
 @selectors()
 @click.option("--timeout", metavar="DURATION", help="Give up after 90s, 10m, 2h  [never]")
-def wait_command(ctx: Context, names: Sequence[str], filters: Sequence[str], timeout: str | None) -> int:
+def wait_command(ctx: Context, *, names: Sequence[str], filters: Sequence[str], timeout: str | None) -> int:
     """Wait for tasks."""
     from hive.cli.engine_state import engine_pid
     from hive.cli.selector import parse, select

@@ -207,8 +207,8 @@ class Database:
         self.connection.execute("SAVEPOINT op")
         try:
             result = fn(tx)
-        except sqlite3.IntegrityError as error:
-            failed: Exception = StoreError(f"the store refused a write: {error}", code="H309")
+        except (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError, sqlite3.InterfaceError) as error:
+            failed: Exception = _meaning(self.path, error)
         except sqlite3.Error:
             raise  # the database itself fails: all of this commit fails together
         except Exception as error:  # noqa: BLE001 - handed to the caller of this one operation
@@ -225,7 +225,10 @@ class Database:
             self.connection.execute("ROLLBACK")
 
     def _prepare(self) -> None:
+        # Looked at before anything is changed: the file may be somebody else's.
         version = self._version()
+        with self._gate.held():
+            self.connection.execute("PRAGMA journal_mode=WAL")
         migrations = sorted((SQL / "migrations").glob("*.sql"))
         if version > len(migrations):
             raise StoreUnsupported(
@@ -274,16 +277,19 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
 
 
 def pragmas(*, read_only: bool) -> list[str]:
-    """Return the settings of a connection, in the order they must be made: waiting first."""
+    """Return the settings of a connection, in the order they must be made: waiting first. None touches the file."""
     first = ["PRAGMA busy_timeout=5000", "PRAGMA foreign_keys=ON", "PRAGMA trusted_schema=OFF"]
     if read_only:
         return [*first, "PRAGMA query_only=ON"]
-    return [*first, "PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", "PRAGMA journal_size_limit=67108864"]
+    return [*first, "PRAGMA synchronous=FULL", "PRAGMA journal_size_limit=67108864"]
 
 
-def refuse_network(path: Path) -> None:
-    """Raise `StoreUnsupported` when the path is on a file system whose locks cannot be trusted."""
-    mounts = Path("/proc/self/mountinfo")
+def refuse_network(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> None:
+    """Raise `StoreUnsupported` when the path is on a file system whose locks cannot be trusted.
+
+    Args:
+        mounts: Lists what is mounted where. Source: proc_pid_mountinfo(5).
+    """
     if not mounts.exists():
         return
     where = os.path.realpath(path)
@@ -309,7 +315,7 @@ def translated(path: Path) -> Iterator[None]:
     """Turn SQLite's and the system's errors into ours, with the file's name and a fix."""
     try:
         yield
-    except sqlite3.DatabaseError as error:
+    except sqlite3.Error as error:
         raise _meaning(path, error) from error
     except OSError as error:
         raise _unwritable(path, str(error.strerror or error)) from error
@@ -317,6 +323,9 @@ def translated(path: Path) -> Iterator[None]:
 
 def _meaning(path: Path, error: Exception) -> StoreError:
     text = str(error)
+    if not isinstance(error, sqlite3.OperationalError) and type(error) is not sqlite3.DatabaseError:
+        # About what was to be written, not about the file: trying again would end the same way.
+        return StoreError("the store refused a write", code="H309", where=str(path), why=text)
     if "not a database" in text or "malformed" in text or "corrupt" in text:
         return StoreUnsupported(
             "the queue's file is damaged",

@@ -97,9 +97,7 @@ def read(
     return TaskFile(batch, tuple(tasks), document.notes)
 
 
-def _tasks(
-    document: Document, context: Context, batch: str, directory: Path, problems: Problems
-) -> list[NewTask]:
+def _tasks(document: Document, context: Context, batch: str, directory: Path, problems: Problems) -> list[NewTask]:
     keys = Keys(problems, context.stored)
     around = Surroundings(
         directory=directory,

@@ -23,6 +23,7 @@ from hive.values import BadValueError
 
 _TITLE = 80
 _SLUG = 40
+_WORK = frozenset({"prompt", "prompt_file", "command", "script"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +172,10 @@ class Builder:
         """Refuse a task that asks for nothing; what was written wrongly has been complained about already."""
         if values.get("agent") in {"command", "scripted"} or Phase.APPLY not in values["phases"]:
             return
-        unread = any(entry.values.get(key) is not None and key not in values for key in ("prompt", "command", "script"))
+        unread = any(
+            key not in KEYS or (key in _WORK and raw is not None and key not in values)
+            for key, raw in entry.values.items()
+        )
         if not unread and not values.get("prompt", "").strip():
             self._problems.add("H116", "the task has no prompt", (*entry.path, "prompt"))
 

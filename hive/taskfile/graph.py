@@ -22,8 +22,10 @@ class Keys:
 
     def claim(self, batch: str, key: str, path: KeyPath) -> None:
         """Note a key that was written; a second use is an error."""
-        first = self.places.setdefault(batch, {}).setdefault(key, path)
-        if first is path:
+        taken = self.places.setdefault(batch, {})
+        first = taken.get(key)
+        if first is None:
+            taken[key] = path
             return
         message = f"the key {quoted(key)} names two tasks, the first in line {self.problems.line(first)}"
         if first == path:

@@ -109,9 +109,7 @@ class _Builder:
     def _begin_list(self, event: yaml.SequenceStartEvent) -> None:
         self._begin(event, [], "seq")
 
-    def _begin(
-        self, event: yaml.CollectionStartEvent, value: list[object] | dict[str, object], tag: str
-    ) -> None:
+    def _begin(self, event: yaml.CollectionStartEvent, value: list[object] | dict[str, object], tag: str) -> None:
         if event.tag not in {None, "!", _TAG + tag}:
             raise _tag_error(event)
         if len(self._frames) >= _DEEPEST:

@@ -19,6 +19,13 @@ def delete_tree(path: Path) -> None:
         shutil.rmtree(path)
     except PermissionError:
         # Caches of some tools (Go modules) are directories without write permission.
-        for directory, _, _ in os.walk(path):
-            Path(directory).chmod(0o700)
+        path.chmod(0o700)
+        for directory, names, _ in os.walk(path):
+            for name in names:
+                _open_up(Path(directory) / name)
         shutil.rmtree(path)
+
+
+def _open_up(directory: Path) -> None:
+    if not directory.is_symlink():
+        directory.chmod(0o700)

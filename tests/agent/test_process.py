@@ -196,9 +196,9 @@ async def test_stop_finds_daemons_by_their_mark(launcher: Launcher, brief: Brief
 
 
 async def test_cancelled_stop_kills_at_once_and_still_ends(launcher: Launcher, brief: Brief) -> None:
-    """A second cancellation cuts the grace short, not the stopping."""
-    process = await shell(launcher, brief, STUBBORN)
-    await until(lambda: out(brief))
+    """A second cancellation cuts the grace short, also that of daemons, not the stopping."""
+    process = await shell(launcher, brief, f"setsid sh -c \"{STUBBORN}\" & {STUBBORN}")
+    await until(lambda: out(brief) == b"ready\nready\n")
     stopping = asyncio.create_task(process.stop(300.0))
     await asyncio.sleep(0)
     stopping.cancel()

@@ -179,17 +179,19 @@ class Zoo:
 @pytest.fixture
 def zoo(seed: Seed) -> Zoo:
     """Return a queue with eight tasks in as many situations."""
-    completed, = seed.add(NewTask("convert utils", prompt="Replace os.path", key="utils", batch="pathlib", tags=("api",)))
+    (completed,) = seed.add(
+        NewTask("convert utils", prompt="Replace os.path", key="utils", batch="pathlib", tags=("api",))
+    )
     seed.work(completed, done())
     seed.place(completed, "/tmp/w", "hive/1-convert-utils", "b" * 40)
-    broken, = seed.add(NewTask("convert ftp", prompt="Replace os.path", key="ftp", batch="pathlib"))
+    (broken,) = seed.add(NewTask("convert ftp", prompt="Replace os.path", key="ftp", batch="pathlib"))
     seed.work(broken, failed("No module named 'attrs'"))
-    stuck, = seed.add(NewTask("convert upload", prompt="p", key="upload"))
+    (stuck,) = seed.add(NewTask("convert upload", prompt="p", key="upload"))
     seed.work(stuck, failed("same thing", retryable=True), failed("same thing", retryable=True))
-    gone, = seed.add(NewTask("drop me", prompt="p"))
+    (gone,) = seed.add(NewTask("drop me", prompt="p"))
     with open_sync(seed.url) as queue:
         queue.control(Cancel((gone,)))
-    running, = seed.add(NewTask("at work", prompt="p", key="work"))
+    (running,) = seed.add(NewTask("at work", prompt="p", key="work"))
     seed.claim()
     waiting, queued, held = seed.add(
         NewTask("after work", prompt="p", key="later", after=("work",)),

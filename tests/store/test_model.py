@@ -287,8 +287,8 @@ def test_sqlite_does_what_the_model_does() -> None:
     run_state_machine_as_test(
         TwoStores,
         settings=settings(
-            max_examples=100,
-            stateful_step_count=40,
+            max_examples=80,
+            stateful_step_count=30,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
         ),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hive.clock import SystemClock
+from hive.clock import Clock, ManualClock, SystemClock
 from hive.errors import WorkspaceError
 from hive.workspace import Workspaces
 from hive.workspace.git import Git, Place, locked
@@ -63,8 +64,8 @@ def fatal_git(user: Checkout, tmp_path: Path) -> Callable[[int, str], None]:
         kill, real = "kill -9 $PPID", f'{shutil.which("git")} "$@"'
         work = f"{kill}; {real}" if when == "before" else f"{real}; {kill}"
         program.write_text(
-            f'#!/bin/sh\necho x >> {directory}/n\n'
-            f'if [ $(wc -l < {directory}/n) -eq {number} ]; then {work}; else exec {real}; fi\n'
+            f"#!/bin/sh\necho x >> {directory}/n\n"
+            f"if [ $(wc -l < {directory}/n) -eq {number} ]; then {work}; else exec {real}; fi\n"
         )
         program.chmod(0o755)
         user.env["PATH"] = f"{directory}:{os.environ['PATH']}"
@@ -91,7 +92,7 @@ def test_a_kill_while_opening_leaves_nothing_in_the_way(
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("number", range(1, 9))
+@pytest.mark.parametrize("number", range(1, 10))
 def test_a_kill_while_sealing_loses_nothing(
     user: Checkout, state_dir: Path, fatal_git: Callable[[int, str], None], number: int, when: str
 ) -> None:
@@ -109,7 +110,7 @@ def test_a_kill_while_sealing_loses_nothing(
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("number", range(1, 13))
+@pytest.mark.parametrize("number", range(1, 14))
 def test_a_kill_while_removing_loses_nothing(
     user: Checkout, state_dir: Path, fatal_git: Callable[[int, str], None], number: int, when: str
 ) -> None:
@@ -123,7 +124,7 @@ def test_a_kill_while_removing_loses_nothing(
     fatal_git(number, when)
     code, _ = _finish(_start(user, state_dir, "remove", 1))
     user.env["PATH"] = os.environ["PATH"]
-    assert code in {-signal.SIGKILL, 0}
+    assert code == -signal.SIGKILL
     assert workspaces.remove_blocking(workspace, a_task()).removed
     assert not workspace.path.exists()
     assert user.git("show", "refs/hive/salvage/1/1:draft.txt") == "draft"
@@ -169,22 +170,31 @@ def test_a_lock_lasts_until_the_git_it_was_taken_for_ends(tmp_path: Path) -> Non
     """A command that outlives a killed Hive still keeps others out of what it is changing."""
     with locked(tmp_path / "lock", SystemClock()) as descriptor:
         child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=(descriptor,))
-    waiting = ThreadPoolExecutor(1)
-    with child, waiting:
-        entered = waiting.submit(_enter, tmp_path / "lock", child)
+    with child, (tmp_path / "lock").open("rb") as file:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         child.communicate(timeout=10)
-        assert entered.result(timeout=10) is not None
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _enter(path: Path, child: subprocess.Popen[bytes]) -> int | None:
-    """Return the child's exit code as it is once the lock is ours."""
-    with locked(path, SystemClock()):
-        return child.wait(timeout=10)
+def test_a_lock_that_is_never_given_back_is_an_error(tmp_path: Path) -> None:
+    """Waiting has an end, by Hive's clock, and the error names the file."""
+    clock = ManualClock()
+    with locked(tmp_path / "lock", clock), ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(_enter, tmp_path / "lock", clock)
+        while not waiting.done():
+            clock.advance(400)
+        with pytest.raises(WorkspaceError) as caught:
+            waiting.result()
+    assert (caught.value.code, caught.value.where) == ("H216", str(tmp_path / "lock"))
 
 
-def test_a_git_that_does_not_end_is_stopped_with_all_it_started(
-    user: Checkout, tmp_path: Path
-) -> None:
+def _enter(path: Path, clock: Clock) -> None:
+    with locked(path, clock):
+        pass
+
+
+def test_a_git_that_does_not_end_is_stopped_with_all_it_started(user: Checkout, tmp_path: Path) -> None:
     """A filter that waits for ever must not take a thread of the shard with it."""
     program = tmp_path / "git"
     program.write_text(f"#!/bin/sh\nsleep 987 & echo $! > {tmp_path}/child\nwait\n")

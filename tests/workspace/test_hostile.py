@@ -83,9 +83,7 @@ def test_a_rewritten_link_to_a_hostile_repository_runs_nothing(
     assert not _ran(alarm)
 
 
-def test_a_hostile_submodule_runs_nothing(
-    workspaces: Workspaces, user: Checkout, alarm: Path, tmp_path: Path
-) -> None:
+def test_a_hostile_submodule_runs_nothing(workspaces: Workspaces, user: Checkout, alarm: Path, tmp_path: Path) -> None:
     """`git status` and `git add` run git inside of submodules, where the agent owns the settings; Hive does not."""
     library = user.at(tmp_path / "library")
     library.path.mkdir()
@@ -112,9 +110,7 @@ def test_a_hostile_submodule_runs_nothing(
     assert _ran(alarm), "the trap works: plain git falls into it"
 
 
-def test_hooks_and_monitors_of_the_repository_do_not_run(
-    workspaces: Workspaces, user: Checkout, alarm: Path
-) -> None:
+def test_hooks_and_monitors_of_the_repository_do_not_run(workspaces: Workspaces, user: Checkout, alarm: Path) -> None:
     """Hooks may have been written by an agent, and would run for each of hundreds of worktrees."""
     hooks = user.path / ".git/hooks"
     for name in ("post-checkout", "pre-commit", "commit-msg", "reference-transaction", "post-index-change"):

@@ -16,9 +16,7 @@ from hive.workspace import Workspaces
 from tests.workspace.conftest import Checkout, a_task, fresh_task
 
 
-def test_a_task_gets_a_worktree_and_branch_of_its_own(
-    workspaces: Workspaces, user: Checkout, state_dir: Path
-) -> None:
+def test_a_task_gets_a_worktree_and_branch_of_its_own(workspaces: Workspaces, user: Checkout, state_dir: Path) -> None:
     """The worktree lies under the state directory, on a branch named after the task, with the base's files."""
     workspace = workspaces.open_blocking(a_task(7, "Fix the parser!"), user.path)
     agent = user.at(workspace.path)
@@ -122,9 +120,7 @@ def _commit_file(checkout: Checkout, name: str) -> str:
     return checkout.commit()
 
 
-def test_a_deleted_state_directory_is_no_obstacle(
-    workspaces: Workspaces, user: Checkout, state_dir: Path
-) -> None:
+def test_a_deleted_state_directory_is_no_obstacle(workspaces: Workspaces, user: Checkout, state_dir: Path) -> None:
     """After `rm -rf .hive` task numbers start again; git's memory of the old worktrees does not get in the way."""
     old = workspaces.open_blocking(a_task(1), user.path)
     empty = workspaces.open_blocking(a_task(2), user.path)
@@ -321,9 +317,7 @@ def test_a_fresh_workspace_holds_the_task_and_nothing_else(workspaces: Workspace
     assert (workspace.path / "poem.txt").read_text() == "roses"
 
 
-def test_git_in_a_workspace_does_not_find_the_repository_around_it(
-    workspaces: Workspaces, user: Checkout
-) -> None:
+def test_git_in_a_workspace_does_not_find_the_repository_around_it(workspaces: Workspaces, user: Checkout) -> None:
     """An agent that commits in a fresh directory inside of the user's checkout would commit the user's files."""
     workspace = workspaces.open_blocking(fresh_task(), user.path)
     agent = user.at(workspace.path)

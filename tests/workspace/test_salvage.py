@@ -250,9 +250,7 @@ def test_directories_without_write_permission_are_removed(
     assert workspaces.remove_blocking(workspace, a_task()).removed
 
 
-def test_what_cannot_be_salvaged_is_not_removed(
-    workspaces: Workspaces, workspace: Workspace, agent: Checkout
-) -> None:
+def test_what_cannot_be_salvaged_is_not_removed(workspaces: Workspaces, workspace: Workspace, agent: Checkout) -> None:
     """When git cannot even read the worktree's state, the files stay where they are."""
     agent.write("a.txt", "changed\n")
     git_dir = Path(agent.git("rev-parse", "--absolute-git-dir"))

@@ -39,9 +39,7 @@ def test_what_the_agent_left_is_committed(workspaces: Workspaces, workspace: Wor
     assert agent.git("status", "--porcelain") == ""
 
 
-def test_the_agents_own_commits_count_and_stay(
-    workspaces: Workspaces, workspace: Workspace, agent: Checkout
-) -> None:
+def test_the_agents_own_commits_count_and_stay(workspaces: Workspaces, workspace: Workspace, agent: Checkout) -> None:
     """Commits of the agent are evidence as they are; only what it left uncommitted is added on top."""
     agent.write("one.txt", "1\n")
     own = agent.commit("mine")
