@@ -68,7 +68,8 @@ def test_layers_in_order_of_strength(repo: Path, tmp_path: Path) -> None:
         "[tool.hive]\nretries = 12\nrounds = 12\ndrain = 12\nmax_turns = 12\nlimit_wait = 12\n"
     )
     (repo / "hive.toml").write_text(
-        "rounds = 13\ndrain = 13\nmax_turns = 13\nlimit_wait = 13\n[profile.p]\ndrain = 14\nmax_turns = 14\nlimit_wait = 14"
+        "rounds = 13\ndrain = 13\nmax_turns = 13\nlimit_wait = 13\n"
+        "[profile.p]\ndrain = 14\nmax_turns = 14\nlimit_wait = 14"
     )
     environ = {"XDG_CONFIG_HOME": str(tmp_path / "xdg"), "HIVE_MAX_TURNS": "15", "HIVE_LIMIT_WAIT": "15s"}
     found = load(repo, environ, {"limit_wait": 16.0}, "p")
@@ -140,12 +141,14 @@ def test_the_user_file_is_found_through_home(tmp_path: Path) -> None:
         ),
         (
             'phases = ["apply", "review"]\n',
-            "error[H120]: `phases` names `review`, which is not in this version; it has apply and test\n  --> hive.toml:1:20",
+            "error[H120]: `phases` names `review`, which is not in this version; it has apply and test"
+            "\n  --> hive.toml:1:20",
             '1 | phases = ["apply", "review"]\n  |                    ^^^^^^^^',
         ),
         (
             "[limits.role]\nbackend = -1\n",
-            "error[H102]: `limits.role` `backend` must be a whole number from 0 to 10000, not `-1`\n  --> hive.toml:2:11",
+            "error[H102]: `limits.role` `backend` must be a whole number from 0 to 10000, not `-1`"
+            "\n  --> hive.toml:2:11",
             "2 | backend = -1\n  |           ^^",
         ),
         (
@@ -155,8 +158,10 @@ def test_the_user_file_is_found_through_home(tmp_path: Path) -> None:
         ),
         (
             '[profile.ci]\ntimeout = "1 week"\n',
-            ("error[H102]: `timeout` must be a duration from 0.001s to 2.592e+06s such as 90s, 10m or 2h, not `1 week`"
-            "\n  --> hive.toml:2:11"),
+            (
+                "error[H102]: `timeout` must be a duration from 0.001s to 2.592e+06s such as 90s, 10m or 2h, not `1 week`"
+                "\n  --> hive.toml:2:11"
+            ),
             '2 | timeout = "1 week"\n  |           ^^^^^^^^',
         ),
         (
@@ -166,8 +171,10 @@ def test_the_user_file_is_found_through_home(tmp_path: Path) -> None:
         ),
         (
             'permission_mode = "bypassPermissions"\n',
-            ("error[H102]: `permission_mode` cannot be bypassPermissions in a file: give the flag --permission-mode "
-            "bypassPermissions\n  --> hive.toml:1:19"),
+            (
+                "error[H102]: `permission_mode` cannot be bypassPermissions in a file: give the flag --permission-mode "
+                "bypassPermissions\n  --> hive.toml:1:19"
+            ),
             '1 | permission_mode = "bypassPermissions"\n  |                   ^^^^^^^^^^^^^^^^^^^',
         ),
         (
@@ -271,7 +278,8 @@ def test_profiles_inherit(repo: Path, tmp_path: Path) -> None:
     """A profile's own values beat inherited ones, and both beat plain ones of any file."""
     (repo / "hive.toml").write_text(
         "agents = 1\nretries = 1\nrounds = 1\n"
-        '[profile.base]\nagents = 2\nretries = 2\n[profile.ci]\ninherits = "base"\nagents = 3\n[profile.ci.limits.role]\nx = 1\n'
+        '[profile.base]\nagents = 2\nretries = 2\n[profile.ci]\ninherits = "base"\nagents = 3\n'
+        "[profile.ci.limits.role]\nx = 1\n"
     )
     found = load(repo, {}, {}, "ci")
     assert (found.agents, found.retries, found.rounds, found.role_limits) == (3, 2, 1, {"x": 1})
@@ -335,10 +343,12 @@ def test_any_file_gives_settings_or_a_config_error(tmp_path_factory: pytest.Temp
     """Whatever stands in hive.toml, the answer is settings or a ConfigError."""
     directory = tmp_path_factory.mktemp("any")
     (directory / "hive.toml").write_bytes(content)
+    found: Settings | ConfigError
     try:
-        assert isinstance(load(directory, {}, {}), Settings)
+        found = load(directory, {}, {})
     except ConfigError as error:
-        assert error.where.startswith("hive.toml")
+        found = error
+    assert isinstance(found, Settings) or found.where.startswith("hive.toml")
 
 
 def test_rules_carry_the_settings(repo: Path) -> None:
@@ -412,6 +422,7 @@ def test_detect_test(tmp_path: Path, name: str, content: str, command: tuple[str
 
 def test_importing_config_loads_nothing_heavy() -> None:
     """Settings are on the way of every command: no asyncio, YAML or TOML parser comes with them."""
-    script = "import sys, hive.config; print(sorted({'asyncio', 'yaml', 'tomllib', 'difflib', 'hive.store'} & set(sys.modules)))"
+    heavy = "{'asyncio', 'yaml', 'tomllib', 'difflib', 'hive.store'}"
+    script = f"import sys, hive.config; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 from hive.source import EXCERPT_WIDTH, Source, Span, did_you_mean, nearest, printable, quoted
 from hive.toml_places import toml_error_span, toml_places
 
-TEXT = 'a = 1\n"b c".d = """\nx"""\r\n[t]\nlist = [\n  1, # one\n  { k = "v" },\n]\nday = 1979-05-27 07:32:00\n[[n.m]]\nx = 1\n[[n.m]]\nx = \'\'\'y\'\'\'\'\n'
+TEXT = (
+    'a = 1\n"b c".d = """\nx"""\r\n[t]\nlist = [\n  1, # one\n  { k = "v" },\n]\n'
+    "day = 1979-05-27 07:32:00\n[[n.m]]\nx = 1\n[[n.m]]\nx = '''y''''\n"
+)
 
 
 def test_positions_count_from_one() -> None:

@@ -96,7 +96,8 @@ def test_a_script_task() -> None:
 
 
 SAME = {
-    "t.yaml": "batch: b\ndefaults: {model: opus}\ntasks:\n- {key: a, prompt: do a}\n- {key: c, prompt: do c, after: a, hold: true}\n",
+    "t.yaml": "batch: b\ndefaults: {model: opus}\ntasks:\n- {key: a, prompt: do a}\n"
+    "- {key: c, prompt: do c, after: a, hold: true}\n",
     "t.toml": 'batch = "b"\n[defaults]\nmodel = "opus"\n[[task]]\nkey = "a"\nprompt = "do a"\n'
     '[[task]]\nkey = "c"\nprompt = "do c"\nafter = ["a"]\nhold = true\n',
     "t.jsonl": '{"batch":"b","key":"a","prompt":"do a","model":"opus"}\n\n'
@@ -115,7 +116,8 @@ def test_formats_say_the_same(name: str) -> None:
 def test_markdown_sections() -> None:
     """Every second-level heading is a task, front matter holds defaults, fences and deeper headings are body."""
     text = (
-        "---\nbatch: docs\nmodel: opus\n---\n# Plan\n\nintro\n\n## First one ##\n\nDo it.\n\n### how\n```sh\n## no\n```\n"
+        "---\nbatch: docs\nmodel: opus\n---\n# Plan\n\nintro\n\n"
+        "## First one ##\n\nDo it.\n\n### how\n```sh\n## no\n```\n"
         "## Second\n# End\nout\n"
     )
     found = of("plan.md", text)
@@ -231,101 +233,123 @@ def test_the_batch_is_named_after_the_file() -> None:
         (
             "tasks.yaml",
             "tasks:\n  - {key: core/paths, prompt: x}\n  - {key: api/upload, prompt: x, after: [cor/paths]}\n",
-            ("error[H112]: `after: [cor/paths]` names no task\n"
-            "  --> tasks.yaml:3:42\n"
-            "3 |   - {key: api/upload, prompt: x, after: [cor/paths]}\n"
-            "  |                                          ^^^^^^^^^ did you mean `core/paths`?\n"
-            "fix: correct it and run the same command again; nothing was queued"),
+            (
+                "error[H112]: `after: [cor/paths]` names no task\n"
+                "  --> tasks.yaml:3:42\n"
+                "3 |   - {key: api/upload, prompt: x, after: [cor/paths]}\n"
+                "  |                                          ^^^^^^^^^ did you mean `core/paths`?\n"
+                "fix: correct it and run the same command again; nothing was queued"
+            ),
         ),
         (
             "t.yaml",
             "- prompt: |\n    a\n    b\n  promt: x\n",
-            ("error[H111]: there is no key `promt`\n"
-            "  --> t.yaml:4:3\n"
-            "4 |   promt: x\n"
-            "  |   ^^^^^ did you mean `prompt`?\n"
-            "fix: correct it and run the same command again; nothing was queued"),
+            (
+                "error[H111]: there is no key `promt`\n"
+                "  --> t.yaml:4:3\n"
+                "4 |   promt: x\n"
+                "  |   ^^^^^ did you mean `prompt`?\n"
+                "fix: correct it and run the same command again; nothing was queued"
+            ),
         ),
         (
             "t.jsonl",
             '{"prompt":"x"}\n{"prompt":"y", "tags": ["a", 7]}\n',
-            ("error[H114]: `tags` must be a tag, not `7`\n"
-            "  --> t.jsonl:2:30\n"
-            '2 | {"prompt":"y", "tags": ["a", 7]}\n'
-            "  |                              ^ write it in quotes\n"
-            "fix: correct it and run the same command again; nothing was queued"),
+            (
+                "error[H114]: `tags` must be a tag, not `7`\n"
+                "  --> t.jsonl:2:30\n"
+                '2 | {"prompt":"y", "tags": ["a", 7]}\n'
+                "  |                              ^ write it in quotes\n"
+                "fix: correct it and run the same command again; nothing was queued"
+            ),
         ),
         (
             "t.toml",
             '[[task]]\nprompt = "x"\n\n[[task]]\nprompt = "y"\npriority = "high"\n',
-            ("error[H114]: `priority` must be a whole number from -1000 to 1000, not `high`\n"
-            "  --> t.toml:6:12\n"
-            '6 | priority = "high"\n'
-            "  |            ^^^^^^\n"
-            "fix: correct it and run the same command again; nothing was queued"),
+            (
+                "error[H114]: `priority` must be a whole number from -1000 to 1000, not `high`\n"
+                "  --> t.toml:6:12\n"
+                '6 | priority = "high"\n'
+                "  |            ^^^^^^\n"
+                "fix: correct it and run the same command again; nothing was queued"
+            ),
         ),
         (
             "t.md",
             "---\nmodle: opus\n---\n## A\nx\n",
-            ("error[H111]: there is no key `modle`\n"
-            "  --> t.md:2:1\n"
-            "2 | modle: opus\n"
-            "  | ^^^^^ did you mean `model`?\n"
-            "fix: correct it and run the same command again; nothing was queued"),
+            (
+                "error[H111]: there is no key `modle`\n"
+                "  --> t.md:2:1\n"
+                "2 | modle: opus\n"
+                "  | ^^^^^ did you mean `model`?\n"
+                "fix: correct it and run the same command again; nothing was queued"
+            ),
         ),
         (
             "t.yaml",
             "- {key: a, prompt: x, after: c}\n- {key: b, prompt: x, after: a}\n- {key: c, prompt: x, after: b}\n",
-            ("error[H113]: tasks wait for each other: a -> c -> b -> a\n"
-            "  --> t.yaml:1:30\n"
-            "1 | - {key: a, prompt: x, after: c}\n"
-            "  |                              ^\n"
-            "fix: correct it and run the same command again; nothing was queued"),
+            (
+                "error[H113]: tasks wait for each other: a -> c -> b -> a\n"
+                "  --> t.yaml:1:30\n"
+                "1 | - {key: a, prompt: x, after: c}\n"
+                "  |                              ^\n"
+                "fix: correct it and run the same command again; nothing was queued"
+            ),
         ),
         (
             "t.yaml",
             "- {prompt: x, phases: [apply, review]}\n",
-            ("error[H120]: `phases` names `review`, which is not in this version; it has apply and test\n"
-            "  --> t.yaml:1:31\n"
-            "1 | - {prompt: x, phases: [apply, review]}\n"
-            "  |                               ^^^^^^\n"
-            "fix: correct it and run the same command again; nothing was queued"),
+            (
+                "error[H120]: `phases` names `review`, which is not in this version; it has apply and test\n"
+                "  --> t.yaml:1:31\n"
+                "1 | - {prompt: x, phases: [apply, review]}\n"
+                "  |                               ^^^^^^\n"
+                "fix: correct it and run the same command again; nothing was queued"
+            ),
         ),
         (
             "t.yaml",
             "- prompt: x\n  title: a\n  prompt: y\n",
-            ("error[H115]: the key `prompt` stands here twice\n"
-            "  --> t.yaml:3:3\n"
-            "3 |   prompt: y\n"
-            "  |   ^^^^^^\n"
-            "fix: correct it and run the same command again; nothing was queued"),
+            (
+                "error[H115]: the key `prompt` stands here twice\n"
+                "  --> t.yaml:3:3\n"
+                "3 |   prompt: y\n"
+                "  |   ^^^^^^\n"
+                "fix: correct it and run the same command again; nothing was queued"
+            ),
         ),
         (
             "t.yaml",
             "- {prompt: x, command: ./prog arg}\n",
-            ("error[H114]: `command` must be a list of texts, not one text\n"
-            "  --> t.yaml:1:24\n"
-            "1 | - {prompt: x, command: ./prog arg}\n"
-            '  |                        ^^^^^^^^^^ write ["./prog", "arg"]\n'
-            "fix: correct it and run the same command again; nothing was queued"),
+            (
+                "error[H114]: `command` must be a list of texts, not one text\n"
+                "  --> t.yaml:1:24\n"
+                "1 | - {prompt: x, command: ./prog arg}\n"
+                '  |                        ^^^^^^^^^^ write ["./prog", "arg"]\n'
+                "fix: correct it and run the same command again; nothing was queued"
+            ),
         ),
         (
             "t.yaml",
             "tasks:\n\t- prompt: x\n",
-            ("error[H110]: is no valid YAML: found character that cannot start any token\n"
-            "  --> t.yaml:2:1\n"
-            "2 |  - prompt: x\n"
-            "  | ^ YAML indents with spaces, not tabs\n"
-            "fix: correct it and run the same command again; nothing was queued"),
+            (
+                "error[H110]: is no valid YAML: found character that cannot start any token\n"
+                "  --> t.yaml:2:1\n"
+                "2 |  - prompt: x\n"
+                "  | ^ YAML indents with spaces, not tabs\n"
+                "fix: correct it and run the same command again; nothing was queued"
+            ),
         ),
         (
             "wide.yaml",
             "- {prompt: 変換, colour: 1}\n",
-            ("error[H111]: there is no key `colour`\n"
-            "  --> wide.yaml:1:16\n"
-            "1 | - {prompt: 変換, colour: 1}\n"
-            "  |                  ^^^^^^\n"
-            "fix: correct it and run the same command again; nothing was queued"),
+            (
+                "error[H111]: there is no key `colour`\n"
+                "  --> wide.yaml:1:16\n"
+                "1 | - {prompt: 変換, colour: 1}\n"
+                "  |                  ^^^^^^\n"
+                "fix: correct it and run the same command again; nothing was queued"
+            ),
         ),
     ],
 )
@@ -442,7 +466,8 @@ def test_errors_as_people_see_them(name: str, text: str, expected: str) -> None:
             "- {prompt: x, permission_mode: bypassPermissions}\n",
             "H114",
             "1:32",
-            "`permission_mode` cannot be bypassPermissions in a task file; give the flag --permission-mode bypassPermissions",
+            "`permission_mode` cannot be bypassPermissions in a task file; "
+            "give the flag --permission-mode bypassPermissions",
         ),
         ("t.yaml", '- {prompt: "a\\0b"}\n', "H114", "1:12", "`prompt` holds a NUL character"),
         (
@@ -818,20 +843,27 @@ _CONTENT = st.one_of(
 )
 
 
-@given(content=_CONTENT, suffix=st.sampled_from(["yaml", "toml", "jsonl", "md", "txt", ""]), each=st.booleans())
-def test_any_bytes_give_tasks_or_an_error(
-    tmp_path_factory: pytest.TempPathFactory, content: bytes, suffix: str, each: bool
-) -> None:
-    """Whatever a file holds, the answer is a TaskFile or a TaskFileError that can be shown."""
-    path = tmp_path_factory.getbasetemp() / f"t.{suffix}"
+def check_answer(path: Path, content: bytes, *, each: bool = False) -> None:
+    """Require a file with tasks, or an error that can be shown; any other exception gets through."""
+    found: TaskFile | TaskFileError
     try:
         found = read(path, content, each=each)
     except TaskFileError as error:
-        assert all(line.isprintable() for line in error.lines())
-        assert error.where.startswith(str(path))
-    else:
+        found = error
+    if isinstance(found, TaskFile):
         assert found.tasks
         assert len({(task.batch, task.key) for task in found.tasks}) == len(found.tasks)
+    else:
+        assert all(line.isprintable() for line in found.lines())
+        assert found.where.startswith(str(path))
+
+
+@given(content=_CONTENT, suffix=st.sampled_from(["yaml", "toml", "jsonl", "md", "txt", "each", ""]))
+def test_any_bytes_give_tasks_or_an_error(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, suffix: str
+) -> None:
+    """Whatever a file holds, the answer is a TaskFile or a TaskFileError that can be shown."""
+    check_answer(tmp_path_factory.getbasetemp() / f"t.{suffix}", content, each=suffix == "each")
 
 
 _VALUES = st.recursive(
@@ -851,12 +883,8 @@ def test_any_values_give_tasks_or_an_error(
     tmp_path_factory: pytest.TempPathFactory, tasks: list[dict[str, object]]
 ) -> None:
     """Whatever stands behind the keys of tasks, the answer is a TaskFile or a TaskFileError."""
-    path = tmp_path_factory.getbasetemp() / "t.jsonl"
     content = "\n".join(json.dumps(task) for task in tasks).encode()
-    try:
-        assert read(path, content).tasks
-    except TaskFileError as error:
-        assert all(line.isprintable() for line in error.lines())
+    check_answer(tmp_path_factory.getbasetemp() / "t.jsonl", content)
 
 
 # The table of keys

@@ -138,8 +138,6 @@ def stop_blocking(
 
 
 def _carrier(table: Table, pid: int) -> Carrier | None:
-    if pid == os.getpid():
-        return None
     environ = table.environ(pid)
     if b"HIVE_" not in environ:  # most processes: no need to take the environment apart
         return None

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from subprocess import PIPE
 
 import pytest
 
+from hive.agent import proctable
 from hive.agent.proctable import (
     ProcTable,
     PsutilTable,
@@ -168,6 +170,18 @@ def test_a_stranger_with_the_same_number_is_left_alone(starter: Starter, ticks: 
     stale = ProcessRecord(record.pid, record.started + ticks, boot or record.boot_id)
     assert stop_blocking([stale], [], grace_s=0.0, clock=CLOCK) == []
     assert starter.children[0].poll() is None
+
+
+def test_a_number_that_changed_hands_gets_no_signal(starter: Starter) -> None:
+    """Between a look and a signal a process may have ended and its number be another's: the start time tells."""
+    record = starter("echo ready; read line")
+    row = ProcTable().row(record.pid)
+    assert row is not None
+    proctable._send_one(ProcTable(), replace(row, started=row.started + 1), signal.SIGKILL)
+    with pytest.raises(subprocess.TimeoutExpired):
+        starter.children[0].wait(0.1)
+    proctable._send_one(ProcTable(), row, signal.SIGKILL)
+    assert starter.children[0].wait() == -signal.SIGKILL
 
 
 def test_daemons_in_sessions_of_their_own_are_stopped_by_mark(starter: Starter) -> None:

@@ -20,6 +20,9 @@ from hive.model import Errored, Limited, Outcome, Succeeded, TimedOut
 
 from .conftest import until
 
+# Ends once the process it leaves behind has left its group and session.
+DAEMON = 'setsid sh -c "echo up > up; exec sleep 300" & until [ -s up ]; do sleep 0.01; done'
+
 
 @pytest.fixture
 def agent(launcher: Launcher, base_env: Mapping[str, str]) -> ScriptedAgent:
@@ -146,11 +149,7 @@ async def test_what_programs_leave_behind_is_swept_later(
     agent: ScriptedAgent, brief: Brief, launcher: Launcher
 ) -> None:
     """A daemon serves the following steps and is gone after the sweep that follows the run."""
-    script = (
-        "run sh -c 'setsid sh -c \"echo up > up; exec sleep 300\" & until [ -s up ]; do sleep 0.01; done'\n"
-        "run sh -c 'exit 0'"
-    )
-    assert isinstance(await run(agent, brief, script), Succeeded)
+    assert isinstance(await run(agent, brief, f"run sh -c '{DAEMON}'\nrun true"), Succeeded)
     assert len(carriers([brief.mark])) == 1
     await launcher.sweeper.sweep()
     assert carriers([brief.mark]) == []
@@ -158,7 +157,7 @@ async def test_what_programs_leave_behind_is_swept_later(
 
 async def test_cancelling_stops_programs_and_their_daemons(agent: ScriptedAgent, brief: Brief) -> None:
     """Before the cancellation goes on, nothing carries the mark, whichever step it was in."""
-    task = await start(agent, brief, "run sh -c 'setsid sleep 300 &'\nedit reached x\nhang")
+    task = await start(agent, brief, f"run sh -c '{DAEMON}'\nedit reached x\nhang")
     await until((brief.directory / "reached").exists)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -237,11 +236,20 @@ async def test_limits_end_a_wait(
     assert (outcome.which, outcome.after_s, outcome.usage.duration_s) == (which, 50, 50)
 
 
-async def test_the_time_limit_counts_over_all_programs(agent: ScriptedAgent, brief: Brief) -> None:
+async def test_the_time_limit_counts_over_all_programs(
+    timeless: ScriptedAgent, brief: Brief, clock: ManualClock
+) -> None:
     """A program gets what is left of the run's time."""
-    outcome = await run(agent, replace(brief, timeout_s=0.4), "run sleep 0.2\nrun sleep 300")
+    script = "run sh -c 'touch one; until [ -e go ]; do sleep 0.01; done'\nrun sh -c 'touch two; exec sleep 300'"
+    task = await start(timeless, replace(brief, timeout_s=50.0), script)
+    await until((brief.directory / "one").exists)
+    clock.advance(30)
+    (brief.directory / "go").touch()
+    await until((brief.directory / "two").exists)
+    clock.advance(25)
+    outcome = await asyncio.wait_for(task, 20)
     assert isinstance(outcome, TimedOut)
-    assert 0.4 <= outcome.after_s < 10
+    assert (outcome.which, outcome.after_s) == ("total", 55)
 
 
 async def test_hang_ends_when_cancelled(timeless: ScriptedAgent, brief: Brief) -> None:
