@@ -140,7 +140,7 @@ def flag() -> Kind[bool]:
 
 def duration(low_s: float, high_s: float) -> Kind[float]:
     """Seconds: a number, or text such as ``90s``, ``10m``, ``2h``."""
-    noun = f"a duration from {low_s:g}s to {high_s:g}s such as 90s, 10m or 2h"
+    noun = f"a duration from {_in_units(low_s)} to {_in_units(high_s)} such as 90s, 10m or 2h"
 
     def parse(raw: object) -> float:
         seconds = _quantity(raw, _UNITS_S, noun)
@@ -371,6 +371,13 @@ def _quantity(raw: object, units: Mapping[str, float], noun: str) -> float:
     if match is None or match[2] not in units:
         raise _wrong(noun, raw)
     return float(match[1]) * units[match[2]]
+
+
+def _in_units(seconds: float) -> str:
+    unit = max(
+        (unit for unit in "smhd" if seconds and seconds % _UNITS_S[unit] == 0), key=_UNITS_S.__getitem__, default="s"
+    )
+    return f"{seconds / _UNITS_S[unit]:g}{unit}"
 
 
 def _pattern(pattern: str) -> Json:

@@ -252,11 +252,14 @@ class Worker:
         if workspace is None or workspace.kind is not WorkspaceKind.REPO:
             return
         try:
-            await self._blocking(partial(self._tools.workspaces.remove_blocking, workspace, self._task))
+            removal = await self._blocking(partial(self._tools.workspaces.remove_blocking, workspace, self._task))
         except HiveError as error:
             self._say("workspace.kept", {"code": error.code, "why": error.message})
             return
-        await self._note_workspace(workspace, "")
+        if removal.removed:
+            await self._note_workspace(workspace, "")
+        else:
+            self._say("workspace.kept", {"why": removal.why})
 
     async def _blocking(self, work: Callable[[], T]) -> T:
         return await self._tools.blocking(work)  # type: ignore[return-value]

@@ -141,14 +141,18 @@ def test_the_user_file_is_found_through_home(tmp_path: Path) -> None:
         ),
         (
             'phases = ["apply", "review"]\n',
-            "error[H120]: `phases` names `review`, which is not in this version; it has apply and test"
-            "\n  --> hive.toml:1:20",
+            (
+                "error[H120]: `phases` names `review`, which is not in this version; it has apply and test"
+                "\n  --> hive.toml:1:20"
+            ),
             '1 | phases = ["apply", "review"]\n  |                    ^^^^^^^^',
         ),
         (
             "[limits.role]\nbackend = -1\n",
-            "error[H102]: `limits.role` `backend` must be a whole number from 0 to 10000, not `-1`"
-            "\n  --> hive.toml:2:11",
+            (
+                "error[H102]: `limits.role` `backend` must be a whole number from 0 to 10000, not `-1`"
+                "\n  --> hive.toml:2:11"
+            ),
             "2 | backend = -1\n  |           ^^",
         ),
         (
@@ -159,7 +163,7 @@ def test_the_user_file_is_found_through_home(tmp_path: Path) -> None:
         (
             '[profile.ci]\ntimeout = "1 week"\n',
             (
-                "error[H102]: `timeout` must be a duration from 0.001s to 2.592e+06s such as 90s, 10m or 2h, not `1 week`"
+                "error[H102]: `timeout` must be a duration from 0.001s to 30d such as 90s, 10m or 2h, not `1 week`"
                 "\n  --> hive.toml:2:11"
             ),
             '2 | timeout = "1 week"\n  |           ^^^^^^^^',

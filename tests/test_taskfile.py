@@ -466,8 +466,10 @@ def test_errors_as_people_see_them(name: str, text: str, expected: str) -> None:
             "- {prompt: x, permission_mode: bypassPermissions}\n",
             "H114",
             "1:32",
-            "`permission_mode` cannot be bypassPermissions in a task file; "
-            "give the flag --permission-mode bypassPermissions",
+            (
+                "`permission_mode` cannot be bypassPermissions in a task file; "
+                "give the flag --permission-mode bypassPermissions"
+            ),
         ),
         ("t.yaml", '- {prompt: "a\\0b"}\n', "H114", "1:12", "`prompt` holds a NUL character"),
         (

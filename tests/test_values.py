@@ -86,6 +86,12 @@ def test_what_is_refused(kind: Kind[object], raw: object) -> None:
         kind.parse(raw)
 
 
+def test_ranges_are_told_in_units_people_use() -> None:
+    """The longest duration is named in days, an odd one in seconds."""
+    assert "from 0.5s to 30d" in values.duration(0.5, 30 * 86_400).noun
+    assert "from 0s to 90s" in values.duration(0, 90).noun
+
+
 def test_errors_know_which_item() -> None:
     """The error of one item says its index, that of a table its key."""
     with pytest.raises(BadValueError) as caught:

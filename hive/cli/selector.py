@@ -180,7 +180,7 @@ def _at(part: Part, term: str) -> Part:
 def _field(part: Part, label: str, value: str, shown: str = "") -> Part:
     """Narrow by a field that must have one of the values between commas; names may hold commas, states do not."""
     values = frozenset(value.split(",")) if label in {"state", "phase", "reason"} else frozenset({value})
-    if not value:
+    if not value and not shown:
         raise UsageError(f"`{label}:` names nothing", code="H131", fix=f"write {label}:VALUE")
     if label == "state":
         part = _states(part, frozenset(_state(one, shown or one) for one in values))

@@ -1,14 +1,54 @@
-"""The ``.git`` file of a worktree: what ties the directory to its repository, and what an agent may have done to it.
+"""What ties a worktree to its repository: the ``.git`` file in it, and its own git directory in the repository.
 
-It is within an agent's reach and could name a repository with hostile settings: it is only compared and rewritten.
+The ``.git`` file is within an agent's reach and could name a repository with hostile settings: it is only compared and
+rewritten, never followed.
 """
 
 from __future__ import annotations
 
+import tempfile
+from dataclasses import replace
+from errno import EEXIST, ENOENT, ENOTEMPTY
 from pathlib import Path
 
 from hive.errors import WorkspaceError
 from hive.workspace.record import Record
+from hive.workspace.tree import delete_tree
+
+
+def register(record: Record) -> bool:
+    """Make the worktree's directory, without files, and have the repository know it, in one atomic step.
+
+    `git worktree add` looks at every other worktree (11 ms with 80 of them, 39 ms with 700; this takes none of that)
+    and fails when another one is just being made. The branch must exist and be checked out nowhere.
+
+    Source: gitrepository-layout(5), ``worktrees/<id>/{gitdir,commondir,HEAD}``.
+
+    Returns:
+        False, and nothing is left behind, if the name is taken or the repository is of a kind where more is to be done.
+    """
+    common, path = Path(record.common_dir), Path(record.path)
+    if (common / "reftable").exists() or (common / "config.worktree").exists():
+        return False
+    git_dir = common / "worktrees" / path.name
+    path.mkdir()
+    write_link(replace(record, git_dir=str(git_dir)))
+    new = Path(tempfile.mkdtemp(prefix="hive-", dir=common))
+    try:
+        new.chmod(0o755)
+        facts = {"gitdir": f"{path}/.git", "commondir": "../..", "HEAD": f"ref: refs/heads/{record.branch}"}
+        for name, text in facts.items():
+            (new / name).write_text(f"{text}\n", "utf-8")
+        git_dir.parent.mkdir(exist_ok=True)
+        new.rename(git_dir)
+    except OSError as error:
+        delete_tree(new)
+        delete_tree(path)
+        # Taken; or the last other worktree was removed just now and its parent directory with it.
+        if error.errno in {ENOTEMPTY, EEXIST, ENOENT}:
+            return False
+        raise
+    return True
 
 
 def link_of(record: Record) -> Path:

@@ -1,7 +1,7 @@
 """Worktrees and branches of tasks: made, found again after any crash, repaired, removed.
 
-Each step is noted in the task's record so that the next process knows what it finds. The repository's lock is held
-around git's own bookkeeping only, never while files are written or deleted: hundreds of checkouts go on side by side.
+Each step is noted in the task's record so that the next process knows what it finds. A new worktree needs no lock on its
+repository; mending and removing hold one around git's own bookkeeping, never while files are written or deleted.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import Path
 from hive.clock import Clock
 from hive.errors import WorkspaceError
 from hive.model import Task, WorkspaceKind
-from hive.workspace.git import Git, Place, failed, locked
+from hive.workspace.git import Answer, Git, Place, failed, locked
 from hive.workspace.include import copy_included
-from hive.workspace.link import is_attached, is_registered, link_of, set_aside, write_link
+from hive.workspace.link import is_attached, is_registered, link_of, register, set_aside, write_link
 from hive.workspace.names import free_names
 from hive.workspace.record import Record, RecordFile, Stage
 from hive.workspace.repository import find_source, repository_lock
@@ -126,7 +126,7 @@ class Worktrees:
         if tip_of(self._common(record, file), record.branch) is None:
             return self._make_new(task, repo, file)
         with self._locked(record, file) as place:
-            self._add(place, record.path, record.branch)
+            place.run(*_ADD, record.path, record.branch)
         return self._fill(record, file)
 
     def _register_new(self, task: Task, record: Record, file: RecordFile) -> Record:
@@ -142,21 +142,24 @@ class Worktrees:
 
     def _register(self, record: Record, file: RecordFile) -> bool:
         """Make branch and worktree, without files; False if the branch exists and is not ours."""
-        new = ("-b", record.branch, record.path, record.base_commit)
+        made = self._make_branch(self._common(record, file), record)
+        # A branch made just now is checked out nowhere, so nothing has to be looked up and nobody kept out.
+        if made.code == 0 and register(record):
+            return True
         with self._locked(record, file) as place:
-            answer = place.ask(*_ADD, "--no-track", *new)
-            if answer.code == 0:
-                return True
             # The directory is not there: what git may know of it is left from a crash or a deleted state directory.
             self._deregister(place, record)
             tip, user = self._branch(place, record.branch)
             if tip is None:
-                self._add(place, "--no-track", *new)
-            elif tip != record.base_commit or user:
+                raise failed(made, "update-ref", where=place.cwd)
+            if tip != record.base_commit or user:
                 return False
-            else:
-                self._add(place, record.path, record.branch)
+            place.run(*_ADD, record.path, record.branch)
         return True
+
+    def _make_branch(self, place: Place, record: Record) -> Answer:
+        """Make the branch at its base; fails if there is one of that name."""
+        return place.ask("update-ref", "-m", "hive: open", f"refs/heads/{record.branch}", record.base_commit, "")
 
     def _fill(self, record: Record, file: RecordFile) -> Record:
         """Write the files of a registered worktree and note that it is ready."""
@@ -190,9 +193,8 @@ class Worktrees:
         path.rename(aside)  # git makes worktrees only where nothing is
         with self._locked(record, file) as place:
             self._deregister(place, record)
-            known = tip_of(place, record.branch) is not None
-            start = ("-b", record.branch, record.path, record.base_commit)
-            self._add(place, *((record.path, record.branch) if known else ("--no-track", *start)))
+            self._make_branch(place, record)  # if somebody deleted it
+            place.run(*_ADD, record.path, record.branch)
         (path / ".git").rename(aside / ".git")
         path.rmdir()
         aside.rename(path)
@@ -233,11 +235,6 @@ class Worktrees:
         shape = "--format=%(objectname) %(worktreepath)"
         tip, _, user = place.run("for-each-ref", shape, f"refs/heads/{branch}").strip().partition(" ")
         return tip or None, user
-
-    def _add(self, place: Place, *args: str) -> None:
-        answer = place.ask(*_ADD, *args)
-        if answer.code != 0:
-            raise failed(answer, *_ADD, where=place.cwd)
 
     @contextmanager
     def _locked(self, record: Record, file: RecordFile) -> Iterator[Place]:
