@@ -284,8 +284,9 @@ class Process:
     async def stop(self, grace_s: float) -> list[int]:
         """Stop everything: TERM to the group, KILL after the grace, then what is left of group, session and mark.
 
-        What outlives the leader gets what is left of the grace, at most 1 s. Runs to the end even when cancelled; a cancellation ends the grace and is raised afterwards. After the process
-        ended by itself only the mark is looked for.
+        What outlives the leader gets what is left of the grace, at most 1 s. Runs to the end even when cancelled; a
+        cancellation ends the grace and is raised afterwards. After the process ended by itself only the mark is looked
+        for.
 
         Returns:
             Process ids that would not die, of all runs stopped in the same look.

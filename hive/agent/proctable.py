@@ -128,7 +128,8 @@ def stop_blocking(
     """
     table = table or this_machine()
     ends_s = clock.monotonic_s() + grace_s
-    groups = _Groups(table, [record for record in records if _is_same(table, record)])
+    boot = table.boot_id() if records else ""
+    groups = _Groups(table, [r for r in records if r.boot_id == boot and r.pid != os.getpgrp()])
     survivors = _stop(groups.find, groups.send, ends_s, clock, table)
     wanted = ({m for m in marks if m}, {s for s in shards if s})
     if any(wanted):
@@ -146,14 +147,6 @@ def _carrier(table: Table, pid: int) -> Carrier | None:
     shard = next((os.fsdecode(value) for name, _, value in entries if name == b"HIVE_SHARD"), "")
     row = table.row(pid) if mark or shard else None
     return Carrier(row, mark, shard) if row and row.alive and row.group != os.getpgrp() else None
-
-
-def _is_same(table: Table, record: ProcessRecord) -> bool:
-    """Whether the recorded process still holds its number, as leader of a group that is not ours."""
-    if record.boot_id != table.boot_id() or record.pid == os.getpgrp():
-        return False
-    row = table.row(record.pid)
-    return row is not None and row.started == record.started and row.group == record.pid
 
 
 class _Groups:

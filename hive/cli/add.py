@@ -119,9 +119,7 @@ def _read(
     found: list[NewTask] = []
     for word in words:
         if reading.is_file(ctx, word):
-            found += reading.read_files(
-                ctx, settings, [Path(word)], each=each, batch=changes.get("batch"), phases=changes.get("phases")
-            )
+            found += reading.read_file(ctx, Path(word), around, keys, each=each)
         else:
             found.append(reading.read_prompt(word, around))
     return found

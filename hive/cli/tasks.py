@@ -25,39 +25,33 @@ _SUFFIXES = frozenset({".yaml", ".yml", ".toml", ".jsonl", ".ndjson", ".md", ".m
 _PAGE = 1000
 
 
-def read_files(
-    ctx: Context,
-    settings: Settings,
-    files: Sequence[Path],
-    *,
-    each: bool = False,
-    batch: str | None = None,
-    phases: tuple[Phase, ...] | None = None,
-) -> list[NewTask]:
+def read_files(ctx: Context, settings: Settings, files: Sequence[Path], *, each: bool = False) -> list[NewTask]:
     """Read task files; ``-`` is standard input. A task may need those of the files before it and those in the queue.
 
     Args:
         files: Relative ones are in the directory of ``-C``.
         each: Every line is a task.
-        batch: Batch of all tasks, whatever the files say.
-        phases: Pipeline of tasks that name none; None: what the settings say.
 
     Raises:
         TaskFileError: One of them is wrong.
     """
     keys = StoredKeys(ctx, settings)
-    around = surroundings(settings, keys, batch=batch, phases=phases)
-    tasks: list[NewTask] = []
-    for file in files:
-        if str(file) == STDIN:
-            found = read(None, sys.stdin.buffer.read(), around, each=each)
-        else:
-            found = read(file if ctx.directory == Path.cwd() else ctx.directory / file, None, around, each=each)
-        for note in found.notes:
-            say(ctx, f"{file}: {note}")
-        keys.learn(found.tasks)
-        tasks += found.tasks
-    return tasks
+    around = surroundings(settings, keys)
+    return [task for file in files for task in read_file(ctx, file, around, keys, each=each)]
+
+
+def read_file(
+    ctx: Context, file: Path, around: Surroundings, keys: StoredKeys, *, each: bool = False
+) -> Sequence[NewTask]:
+    """Read one task file and note its keys in `keys`; see `read_files`."""
+    if str(file) == STDIN:
+        found = read(None, sys.stdin.buffer.read(), around, each=each)
+    else:
+        found = read(file if ctx.directory == Path.cwd() else ctx.directory / file, None, around, each=each)
+    for note in found.notes:
+        say(ctx, f"{file}: {note}")
+    keys.learn(found.tasks)
+    return found.tasks
 
 
 def read_prompt(prompt: str, around: Surroundings) -> NewTask:

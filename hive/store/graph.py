@@ -21,7 +21,7 @@ def order_needs(tasks: Sequence[NewTask], find: Callable[[str, str], TaskId | No
         find: Returns the stored task of a batch and key; asked at most once for each.
 
     Raises:
-        UsageError: H110 when a need is neither among the tasks nor stored, H111 when needs form a cycle.
+        UsageError: H112 when a need is neither among the tasks nor stored, H113 when needs form a cycle.
     """
     stored: dict[tuple[str, str], TaskId | None] = {}
 
@@ -90,7 +90,7 @@ def _needs_of(task: NewTask, given: dict[tuple[str, str], int], is_stored: Calla
         elif not is_stored(task.batch, key):
             raise UsageError(
                 f"`{task.key or task.title}` needs `{key}`, which is not in batch `{task.batch}`",
-                code="H110",
+                code="H112",
                 why="`after` names keys of the same batch, in this call or added before",
                 fix="correct the key, or add the missing task in the same file",
             )
@@ -105,7 +105,7 @@ def _refuse_cycle(tasks: Sequence[NewTask], needs: Sequence[Sequence[int]]) -> N
         names = [tasks[index].key or tasks[index].title for index in reversed(error.args[1])]
         raise UsageError(
             f"these tasks need each other: {' -> '.join(names)}",
-            code="H111",
+            code="H113",
             why="none of them could ever start",
             fix=f"remove one of the needs, such as `{names[1]}` from `after` of `{names[0]}`",
         ) from None

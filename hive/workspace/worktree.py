@@ -1,7 +1,7 @@
 """Worktrees and branches of tasks: made, found again after any crash, repaired, removed.
 
-Each step is noted in the task's record so that the next process knows what it finds. A new worktree needs no lock on its
-repository; mending and removing hold one around git's own bookkeeping, never while files are written or deleted.
+Each step is noted in the task's record so that the next process knows what it finds. A new worktree needs no lock on
+its repository; mending and removing hold one around git's own bookkeeping, never while files are written or deleted.
 """
 
 from __future__ import annotations

@@ -167,7 +167,7 @@ class TestAdd:
         """One unknown need refuses the whole call."""
         with pytest.raises(UsageError) as refused:
             await store.add([keyed("a"), keyed("b", "nowhere")])
-        assert refused.value.code == "H110"
+        assert refused.value.code == "H112"
         assert "nowhere" in refused.value.message
         assert await store.task(TaskId(1)) is None
         assert await store.events() == []
@@ -180,7 +180,7 @@ class TestAdd:
         """Needs that form a cycle refuse the whole call and name the cycle."""
         with pytest.raises(UsageError) as refused:
             await store.add(tasks)
-        assert refused.value.code == "H111"
+        assert refused.value.code == "H113"
         assert "a" in refused.value.message
         assert await store.events() == []
 

@@ -120,6 +120,47 @@ def _commit_file(checkout: Checkout, name: str) -> str:
     return checkout.commit()
 
 
+def test_git_knows_the_worktree_as_one_of_its_own(workspaces: Workspaces, user: Checkout) -> None:
+    """What Hive registers without `git worktree add` is listed, not pruned, and can be moved and removed by git."""
+    workspace = workspaces.open_blocking(a_task(), user.path)
+    listed = user.git("worktree", "list", "--porcelain").split("\n\n")
+    assert listed[1].split("\n") == [
+        f"worktree {workspace.path}",
+        f"HEAD {workspace.base_commit}",
+        f"branch refs/heads/{workspace.branch}",
+    ]
+    assert user.git("worktree", "prune", "--dry-run", "--expire=now") == ""
+    user.git("branch", "-D", str(workspace.branch), code=1)
+    user.git("worktree", "move", str(workspace.path), f"{workspace.path}-moved")
+    user.git("worktree", "remove", f"{workspace.path}-moved")
+    assert user.git("fsck") == ""
+
+
+def test_a_worktree_of_the_user_with_the_same_name_is_left_alone(
+    workspaces: Workspaces, user: Checkout, tmp_path: Path
+) -> None:
+    """Names of worktrees are shared by all who use the repository."""
+    theirs = tmp_path / "1-fix-the-parser"
+    user.git("worktree", "add", "-q", "-b", "theirs", str(theirs))
+    workspace = workspaces.open_blocking(a_task(), user.path)
+    assert user.at(theirs).git("symbolic-ref", "--short", "HEAD") == "theirs"
+    assert user.at(workspace.path).git("symbolic-ref", "--short", "HEAD") == workspace.branch
+    assert user.git("worktree", "list", "--porcelain").count("worktree ") == 3
+
+
+def test_a_repository_with_settings_per_worktree_is_left_to_git(workspaces: Workspaces, user: Checkout) -> None:
+    """Such settings, a sparse checkout among them, are copied for a new worktree by git itself."""
+    user.git("sparse-checkout", "set", "--cone", "src")
+    assert (user.path / ".git/config.worktree").exists()
+    workspace = workspaces.open_blocking(a_task(), user.path)
+    agent = user.at(workspace.path)
+    assert agent.git("status", "--porcelain") == ""
+    assert agent.git("sparse-checkout", "list") == "src"
+    agent.write("src/new.txt", "n\n")
+    assert workspaces.seal_blocking(workspace, a_task(), "").files == 1
+    assert workspaces.remove_blocking(workspace, a_task()).removed
+
+
 def test_a_deleted_state_directory_is_no_obstacle(workspaces: Workspaces, user: Checkout, state_dir: Path) -> None:
     """After `rm -rf .hive` task numbers start again; git's memory of the old worktrees does not get in the way."""
     old = workspaces.open_blocking(a_task(1), user.path)
