@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 
 from hive.errors import NotReady
@@ -24,10 +25,7 @@ class EngineLock:
     """
 
     def __init__(self, path: Path) -> None:
-        import time
-
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        self._fd = _opened(path)
         waited_s = 0.0
         while not self._try():
             owner = os.pread(self._fd, 32, 0).decode(errors="replace").strip()
@@ -58,6 +56,20 @@ class EngineLock:
         except BlockingIOError:
             return False
         return True
+
+
+def _opened(path: Path) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise NotReady(
+            "the queue cannot be written",
+            code="H305",
+            where=str(path.parent),
+            why=error.strerror or str(error),
+            fix="make the directory writable, or name another with --db sqlite:///PATH",
+        ) from error
 
 
 def _alive(pid: int) -> bool:

@@ -232,4 +232,4 @@ def _whole(at: int, argument: str, line: str, most: int | None) -> int:
 
 
 def _wrong(at: int, line: str, what: str) -> UsageError:
-    return UsageError(f"script line {at}: {what}", code="H140", where=f"script:{at}:1", excerpt=f"  {line}")
+    return UsageError(f"script line {at}: {what}", code="H122", where=f"script:{at}:1", excerpt=f"  {line}")

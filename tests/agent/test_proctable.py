@@ -24,6 +24,7 @@ from hive.agent.proctable import (
     has_pidfds,
     start_ticks,
     stop_blocking,
+    strays,
 )
 from hive.clock import SystemClock
 from hive.model import ProcessRecord
@@ -229,3 +230,12 @@ print("alive")
 def test_this_kernel_has_process_descriptors_where_python_has() -> None:
     """On Linux 5.3 and later signals go through descriptors."""
     assert has_pidfds() == hasattr(os, "pidfd_open")
+
+
+def test_strays_are_marks_of_one_store_without_a_living_shard(starter: Starter) -> None:
+    """Only what carries a mark of this very store and belongs to no living shard is astray."""
+    starter("echo; sleep 60", HIVE_SHARD="dead.0")
+    prefix = f"{starter.mark[:-1]}"
+    assert strays(prefix, ["alive.0"]) == {starter.mark}
+    assert strays(prefix, ["dead.0"]) == set()
+    assert strays("another-store.", []) & {starter.mark} == set()

@@ -74,7 +74,11 @@ def test_a_prompt_may_be_a_command_or_a_script(cli: Cli, repo: Path) -> None:
     assert cli("add", "make -k all", "--agent", "command", "--workspace", "fresh").code == 0
     assert cli("add", "say hello", "--agent", "scripted").code == 0
     command, script = (task.spec for task in stored(repo))
-    assert (command.command, command.workspace, command.phases) == (("make", "-k", "all"), WorkspaceKind.FRESH, (Phase.APPLY,))
+    assert (command.command, command.workspace, command.phases) == (
+        ("make", "-k", "all"),
+        WorkspaceKind.FRESH,
+        (Phase.APPLY,),
+    )
     assert (script.script, script.prompt, script.phases) == ("say hello", "", (Phase.APPLY, Phase.TEST))
     assert "without a shell" in cli("add", "a && b", "--agent", "command").err
 

@@ -19,7 +19,9 @@ SLOW = ("asyncio", "uvloop", "aiosqlite", "psutil", "anthropic", "multiprocessin
 
 def test_the_version_is_printed_without_loading_anything() -> None:
     """`--version` answers before click is imported."""
-    code = "import sys, hive.__main__; sys.argv[1:] = ['--version']; hive.__main__.main(); print('click' in sys.modules)"
+    code = (
+        "import sys, hive.__main__; sys.argv[1:] = ['--version']; hive.__main__.main(); print('click' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["hive", __version__, "False"]
 
@@ -37,7 +39,9 @@ def test_quick_verbs_load_nothing_slow(zoo: Zoo, tmp_path: Path, words: list[str
         "print('\\nLOADED', *sys.modules)"
     )
     env = {**CLEAN, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code, *words], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
     loaded = set(done.stdout.rpartition("LOADED")[2].split())
     assert "sys" in loaded, done.stderr
     assert not loaded & set(SLOW)

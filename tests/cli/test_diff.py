@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import os
+import pty
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from hive.model import NewTask
-from tests.cli.conftest import CLEAN, Cli, Seed, done, hive
+from tests.cli.conftest import CLEAN, ROOT, Cli, Seed, done, hive, hive_process
 
 
 def git(repo: Path, *words: str) -> str:
@@ -20,7 +23,8 @@ def changed(repo: Path, seed: Seed) -> Path:
     base = git(repo, "rev-parse", "HEAD")
     git(repo, "switch", "-q", "-c", "hive/1-t")
     (repo / "latin.txt").write_bytes(b"caf\xe9 \x1b[31m\n")
-    git(repo, "add", "latin.txt")
+    (repo / "image.bin").write_bytes(bytes(range(256)))
+    git(repo, "add", "latin.txt", "image.bin")
     git(repo, "commit", "-q", "-m", "change")
     git(repo, "switch", "-q", "main")
     (task,) = seed.add(NewTask("t"))
@@ -31,9 +35,9 @@ def changed(repo: Path, seed: Seed) -> Path:
 
 def test_a_diff_in_a_pipe_is_a_patch(changed: Path) -> None:
     """`hive diff | git apply` works byte by byte."""
-    command = f"{__import__('sys').executable} -m hive diff 1 | git apply -"
-    env = {**CLEAN, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    subprocess.run(["sh", "-c", command], cwd=changed, check=True, env=env)
+    command = f"{sys.executable} -m hive diff 1 | git apply -"
+    subprocess.run(["sh", "-c", command], cwd=changed, check=True, env={**CLEAN, "PYTHONPATH": str(ROOT)})
+    assert (changed / "image.bin").read_bytes() == bytes(range(256))
     assert (changed / "latin.txt").read_bytes() == b"caf\xe9 \x1b[31m\n"
 
 
@@ -42,7 +46,7 @@ def test_a_diff_as_json_and_as_figures(changed: Path, cli: Cli) -> None:
     data = cli("diff", 1, "--json").data
     assert (data["schema"], data["task_id"], data["branch"]) == ("hive.diff/1", 1, "hive/1-t")
     assert "+caf" in data["diff"]
-    assert "1 file changed, 1 insertion(+)" in cli("diff", 1, "--stat").out
+    assert "2 files changed, 1 insertion(+)" in cli("diff", 1, "--stat").out
 
 
 def test_a_task_without_a_branch_has_no_diff(repo: Path, seed: Seed, cli: Cli) -> None:
@@ -62,11 +66,6 @@ def test_a_branch_that_changes_nothing_says_so(repo: Path, seed: Seed, cli: Cli)
 
 def test_on_a_terminal_a_diff_is_harmless(changed: Path, tmp_path: Path) -> None:
     """What a file holds cannot steer the terminal that shows the diff; only our colours can."""
-    import os
-    import pty
-
-    from tests.cli.conftest import hive_process
-
     ours, theirs = pty.openpty()
     process = hive_process("diff", 1, cwd=changed, stdout=theirs)
     os.close(theirs)

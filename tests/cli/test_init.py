@@ -29,7 +29,12 @@ def test_init_again_leaves_everything_as_it_is(cli: Cli, repo: Path) -> None:
     """A second init changes no byte of hive.toml and keeps the queue."""
     (repo / "hive.toml").write_text("agents = 3\n")
     first = cli("init", "--json").data
-    assert (first["schema"], first["written"], first["created"], first["excluded"]) == ("hive.init/1", False, True, True)
+    assert (first["schema"], first["written"], first["created"], first["excluded"]) == (
+        "hive.init/1",
+        False,
+        True,
+        True,
+    )
     second = cli("init", "--json").data
     assert (second["written"], second["created"], second["excluded"]) == (False, False, False)
     assert (repo / "hive.toml").read_text() == "agents = 3\n"

@@ -10,7 +10,10 @@ from tests.cli.conftest import Cli, Seed, done, failed, hive_process
 
 TRANSCRIPT = [
     {"type": "system", "subtype": "init", "model": "m", "claude_code_version": "2.1", "session_id": "s"},
-    {"type": "assistant", "message": {"id": "1", "content": [{"type": "text", "text": "I read \x1b[31mthe\x1b[0m file"}]}},
+    {
+        "type": "assistant",
+        "message": {"id": "1", "content": [{"type": "text", "text": "I read \x1b[31mthe\x1b[0m file"}]},
+    },
 ]
 
 

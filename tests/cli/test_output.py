@@ -45,7 +45,13 @@ def test_without_a_terminal_nothing_is_cut() -> None:
 
 @pytest.mark.parametrize(
     "hostile",
-    ["\x1b[31mred\x1b[0m", "\x1b]0;title\x07red", "\x1b]8;;http://x\x1b\\red\x1b]8;;\x1b\\", "\x9b31mred", "\x1bPq\x1b\\red"],
+    [
+        "\x1b[31mred\x1b[0m",
+        "\x1b]0;title\x07red",
+        "\x1b]8;;http://x\x1b\\red\x1b]8;;\x1b\\",
+        "\x9b31mred",
+        "\x1bPq\x1b\\red",
+    ],
 )
 def test_escape_sequences_leave_only_their_text(hostile: str) -> None:
     """Colours, titles, links and device control are removed as a whole."""

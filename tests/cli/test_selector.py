@@ -189,7 +189,9 @@ TERMS: dict[str, Callable[[Task], bool]] = {
 NAMES = st.sampled_from([term for term in TERMS if '"' not in term and ">" not in term and "=" not in term])
 
 
-@given(names=st.lists(NAMES, max_size=3), filters=st.lists(st.lists(st.sampled_from(list(TERMS)), max_size=4), max_size=2))
+@given(
+    names=st.lists(NAMES, max_size=3), filters=st.lists(st.lists(st.sampled_from(list(TERMS)), max_size=4), max_size=2)
+)
 def test_selecting_equals_looking_at_every_task(crowd: SyncHive, names: list[str], filters: list[list[str]]) -> None:
     """Whatever the store narrows, the answer is that of checking every task against every term."""
     found = ids(crowd, *names, filters=tuple(" ".join(terms) for terms in filters))

@@ -13,7 +13,9 @@ def test_status_says_what_needs_you_and_what_to_type(cli: Cli, zoo: Zoo) -> None
     """Counts, the tasks that need a person with their reason, and one command at the end."""
     answer = cli("status")
     assert answer.code == 0
-    assert "8 tasks: 1 needs_you, 1 failed, 1 in_progress, 2 queued, 1 blocked, 1 completed, 1 cancelled" in answer.lines
+    assert (
+        "8 tasks: 1 needs_you, 1 failed, 1 in_progress, 2 queued, 1 blocked, 1 completed, 1 cancelled" in answer.lines
+    )
     assert "  3  needs_you (same_failure)  convert upload: same thing" in answer.lines
     assert any("failed (not_retryable)  convert ftp: No module named 'attrs'" in line for line in answer.lines)
     assert "1 held" in answer.lines

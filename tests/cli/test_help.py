@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from hive.cli.codes import CODES
+from hive.cli.exits import MEANINGS
+from hive.cli.topics import TOPICS
+from tests.cli.conftest import ROOT, Cli
+
+_CODE = re.compile(r"""["'\[](H\d{3})["'\]]""")
+
+
+def used_codes() -> dict[str, set[str]]:
+    """Return every code that stands in the product, with the files it stands in."""
+    found: dict[str, set[str]] = {}
+    for path in (ROOT / "hive").rglob("*.py"):
+        if path.name not in {"codes.py", "topics.py", "help.py"}:
+            for code in _CODE.findall(path.read_text()):
+                found.setdefault(code, set()).add(path.name)
+    return found
+
+
+def test_every_code_is_explained() -> None:
+    """The catalogue has a paragraph for each code in use and none that nobody uses."""
+    used = used_codes()
+    assert not {code: used[code] for code in used.keys() - CODES.keys()}
+    assert not CODES.keys() - used.keys()
+    assert list(CODES) == sorted(CODES)
+
+
+def test_a_code_is_explained_offline(cli: Cli) -> None:
+    """`hive help H230` prints its paragraph, whatever the case; a terminal gets it wrapped."""
+    answer = cli("help", "h230")
+    assert answer.code == 0
+    assert " ".join(answer.out.split()) == CODES["H230"]
+    assert max(map(len, cli("help", "H230", environ={"COLUMNS": "50"}).lines)) <= 50
+    assert cli("help", "H230", "--json").data == cli("help", "H230", "--json").data | {
+        "schema": "hive.help/1", "topic": "H230", "text": CODES["H230"]
+    }  # fmt: skip
+
+
+def test_topics_are_listed_and_printed(cli: Cli) -> None:
+    """Without a topic all are listed; each prints its text."""
+    listed = cli("help").out
+    for name, topic in TOPICS.items():
+        assert f"hive help {name}" in listed
+        assert cli("help", name).out == f"{topic.text}\n"
+    assert set(cli("help", "--json").data["topics"]) == set(TOPICS)
+
+
+def test_exit_codes_are_a_topic(cli: Cli) -> None:
+    """Every exit code is in the help."""
+    shown = cli("help", "exit-codes").out
+    assert all(f"  {code:<4} {meaning}" in shown for code, meaning in MEANINGS.items())
+
+
+def test_an_unknown_topic_is_refused(cli: Cli) -> None:
+    """A misspelt topic exits with 2 and names the one that was meant."""
+    answer = cli("help", "selectrs")
+    assert (answer.code, answer.err.splitlines()[1]) == (2, "fix: did you mean `selectors`?")
+
+
+def test_topics_fit_a_page() -> None:
+    """No line of a topic is wider than 120 columns."""
+    assert max(len(line) for topic in TOPICS.values() for line in topic.text.splitlines()) <= 120
+    assert Path(ROOT, "hive").is_dir()
