@@ -136,7 +136,7 @@ class Shard:
             self._own(self._renew_now())
 
     def interrupt(self) -> None:
-        """Stop every agent now; their runs end as Interrupted and are queued again. What is being loaded never starts."""
+        """Stop every agent now; their runs end as Interrupted. What is loading never starts."""
         self._interrupted = True
         for worker, _ in list(self._workers.values()):
             worker.stop(Interrupted())
@@ -319,15 +319,13 @@ async def _main(
     shard = Shard(settings, store, place, clock=clock, ended=lambda ids: _tell(pipe, ids))
     stopping = asyncio.Event()
 
-    def stop() -> None:
-        if stopping.is_set():
-            shard.interrupt()
+    def interrupt() -> None:
         stopping.set()
+        shard.interrupt()
 
     def orphaned() -> None:
         loop.remove_reader(lifeline)
-        stopping.set()
-        shard.interrupt()
+        interrupt()
 
     def hear() -> None:
         try:
@@ -336,7 +334,8 @@ async def _main(
         except EOFError:
             loop.remove_reader(pipe.fileno())
 
-    loop.add_signal_handler(signal.SIGTERM, stop)
+    loop.add_signal_handler(signal.SIGTERM, stopping.set)
+    loop.add_signal_handler(signal.SIGUSR2, interrupt)
     loop.add_signal_handler(signal.SIGINT, lambda: None)  # a handler, not SIG_IGN: children would inherit that
     loop.add_signal_handler(signal.SIGUSR1, guard.check)  # the guardian was replaced: register everything again
     loop.add_reader(lifeline, orphaned)

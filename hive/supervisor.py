@@ -37,11 +37,13 @@ from hive.lock import EngineLock
 
 _PR_SET_CHILD_SUBREAPER = 36  # Source: linux/prctl.h
 _PR_SET_NAME = 15
-_FORWARDED = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1})
+_FORWARDED = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2})
 _FLAP_WINDOW_S = 30.0
 _FLAP_FREE = 3  # so many deaths within the window are restarted at once
 _FLAP_MOST = 10
 _FLAP_DELAY_S = 2.0  # longest wait; so short that one process which dies at once reaches `_FLAP_MOST` in the window
+# To shards, by severity: drain, interrupt, kill. Three kinds, because two pending signals of one kind are only one.
+_ORDERS = {1: signal.SIGTERM, 2: signal.SIGUSR2, 3: signal.SIGKILL}
 _QUEEN_PATIENCE_S = 2.0
 _GUARDIAN_PATIENCE_S = 10.0
 _WATCHER_PATIENCE_S = 10.0
@@ -351,7 +353,7 @@ class Supervisor:
         self._intent.ending = True
         while self._intent.severity < severity:
             self._intent.severity += 1
-            self._signal_shards(signal.SIGKILL if self._intent.severity == 3 else signal.SIGTERM)
+            self._signal_shards(_ORDERS[self._intent.severity])
             if self._pids.queen:
                 os.kill(self._pids.queen, signal.SIGKILL if self._intent.severity == 3 else signal.SIGTERM)
 

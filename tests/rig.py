@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import subprocess
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from hive.agent import Agent
 from hive.agent.process import Launcher
+from hive.agent.proctable import boot_id, start_ticks
 from hive.clock import Clock, SystemClock
 from hive.config import Settings
+from hive.errors import StoreUnavailable
 from hive.model import NewEvent, NewTask, ProcessRecord, RunId, Task, TaskId, WorkspaceKind
 from hive.shard import open_agent
 from hive.store import Limits, Store
+from hive.store.sqlite import SqliteStore
+from hive.store.sqlite_inline import InlineEngine
 from hive.worker import Tools, Worker
 from hive.workspace import Workspaces
 from tests.workspace.conftest import Checkout
@@ -166,6 +175,35 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+@contextmanager
+def agent_process(mark: str, script: str, shard: str) -> Iterator[ProcessRecord]:
+    """Start a shell script as a shard would start an agent; its whole group is killed at the end."""
+    environ = {"PATH": os.environ["PATH"], "HIVE_RUN_ID": mark, "HIVE_SHARD": shard}
+    argv = ["sh", "-c", f"echo started; {script}"]
+    with subprocess.Popen(argv, env=environ, start_new_session=True, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            yield ProcessRecord(process.pid, start_ticks(process.pid) or 0, boot_id())
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+async def fill_disk(store: SqliteStore) -> Callable[[], object]:
+    """Let an inline store use up all the space SQLite may take; returns what gives it more."""
+    engine = store._engine
+    assert isinstance(engine, InlineEngine)
+    assert engine._database is not None
+    connection = engine._database.connection
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    connection.execute(f"PRAGMA max_page_count={pages}")
+    with pytest.raises(StoreUnavailable, match="no space left"):
+        while True:
+            await store.append([NewEvent("filler.written", data={"x": "x" * 50})])
+    return lambda: connection.execute("PRAGMA max_page_count=1000000")
 
 
 async def _blocking(work: Callable[[], object]) -> object:

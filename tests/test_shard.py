@@ -327,8 +327,8 @@ async def test_daemons_of_ended_runs_are_swept(tmp_path: Path) -> None:
     """What an agent leaves behind in a session of its own is stopped about a second after its run."""
     pid_file = tmp_path / "pid"
     async with shard_at_work(tmp_path) as bench:
-        script = f"setsid sleep 300 & echo $! > {pid_file}"
-        await bench.deal(command("sh", "-c", script))
+        daemon = f"setsid sh -c 'echo $$ > {pid_file}; exec sleep 300' & until [ -s {pid_file} ]; do :; done"
+        await bench.deal(command("sh", "-c", daemon))
         await until(lambda: bench.ended)
         await until(lambda: not alive(int(pid_file.read_text())), "the daemon was not stopped")
 

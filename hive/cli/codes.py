@@ -39,8 +39,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "H113": "Tasks of a file wait for each other in a circle, so none could ever start. Nothing was queued.",
         "H114": "A key of a task file has a value it cannot have. The error says what it takes. Nothing was queued.",
         "H115": (
-            "A key stands twice in a task file: two tasks with one key, or one setting given twice. Nothing was "
-            "queued."
+            "A key stands twice in a task file: two tasks with one key, or one setting given twice. Nothing was queued."
         ),
         "H116": (
             "A task asks for nothing: it has no prompt, command or script, or the file has no tasks. Nothing was "
@@ -59,8 +58,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "H121": "There is no agent of this name. Agents are claude, command and scripted.",
         "H122": "A script for the scripted agent has a line that makes no sense. Nothing was queued.",
         "H123": (
-            "The file that `prompt_file` names cannot be read. Paths are relative to the task file. Nothing was "
-            "queued."
+            "The file that `prompt_file` names cannot be read. Paths are relative to the task file. Nothing was queued."
         ),
         "H130": (
             "There is no task with this id or key. `hive ls` lists tasks; ids are numbers, states need an @ in "
@@ -85,8 +83,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         ),
         "H136": "--timeout takes a duration: 90s, 10m, 2h, or a number of seconds.",
         "H137": (
-            "A task has the phase test, but neither the task nor the settings have a test command. Nothing was "
-            "queued."
+            "A task has the phase test, but neither the task nor the settings have a test command. Nothing was queued."
         ),
         "H138": (
             "A task has nothing its agent could do: the agent claude needs a prompt, command a command line, "
@@ -101,8 +98,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "H142": "An option of `hive add` has a value it cannot have. Nothing was queued.",
         "H143": "The task has no such run, or has not run yet. `hive show TASK` lists its runs.",
         "H144": (
-            "The task has no branch to show a difference of: it has not started, or its workspace is no git "
-            "worktree."
+            "The task has no branch to show a difference of: it has not started, or its workspace is no git worktree."
         ),
         "H145": "There is no such help topic. `hive help` lists them.",
         "H201": (
@@ -115,8 +111,7 @@ CODES: Mapping[str, str] = MappingProxyType(
             "tasks with the workspace fresh or none."
         ),
         "H211": (
-            "The repository is bare or has no commit yet, so that no branch can start from it. Make a first "
-            "commit."
+            "The repository is bare or has no commit yet, so that no branch can start from it. Make a first commit."
         ),
         "H212": (
             "The base a task is to start from is no commit of the repository. Name a branch, tag or commit that "
@@ -145,8 +140,7 @@ CODES: Mapping[str, str] = MappingProxyType(
             "`hive status`, or stop it with `hive stop`."
         ),
         "H221": (
-            "The engine that a Python program started ended before it could say how it went. Its own words "
-            "follow."
+            "The engine that a Python program started ended before it could say how it went. Its own words follow."
         ),
         "H222": (
             "The engine's processes died so often that it gave up. The queue is whole: `hive run` goes on when "
@@ -157,13 +151,10 @@ CODES: Mapping[str, str] = MappingProxyType(
             "HIVE_DB or hive.toml say. `hive init` or `hive add` make one; commands that only read do not."
         ),
         "H231": "A file or directory cannot be used; the error names it and says what the system said.",
-        "H232": (
-            "A run left no output on this machine: it ran elsewhere, never started a process, or was cleaned up."
-        ),
+        "H232": ("A run left no output on this machine: it ran elsewhere, never started a process, or was cleaned up."),
         "H301": "The queue's database is busy, or was closed. Run the same command again; nothing is lost.",
         "H302": (
-            "The queue was written by a newer Hive whose schema this one does not know. Upgrade; nothing was "
-            "touched."
+            "The queue was written by a newer Hive whose schema this one does not know. Upgrade; nothing was touched."
         ),
         "H303": "This is not the URL of a queue. Use sqlite:///PATH; an absolute path takes four slashes.",
         "H304": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -119,7 +120,8 @@ def _document(ctx: Context, standing: Standing) -> dict[str, Json]:
 
 def _lines(ctx: Context, standing: Standing, heading: str) -> list[str]:
     width = ctx.width()
-    lines = [fit(line, width) for line in (heading, _counts_line(standing), *_notes(ctx, standing))]
+    counts = textwrap.wrap(_counts_line(standing), width or 1000)
+    lines = [fit(line, width) for line in (heading, *counts, *_notes(ctx, standing))]
     for title, tasks in (("needs you", standing.needs_you), ("failed", standing.failed)):
         if tasks:
             total = standing.counts.by_state[tasks[0].state]
@@ -178,17 +180,11 @@ def _task_lines(ctx: Context, tasks: Sequence[Task]) -> list[str]:
 
 
 def _batch_lines(ctx: Context, ledger: Sequence[BatchTotals]) -> list[str]:
-    names = ("done", "needs_you", "failed", "running", "left")
-    columns = [
-        Column("BATCH", flexible=True),
-        *(Column(name.upper(), right=True) for name in names),
-        Column("COST", right=True),
-    ]
+    """Return a table of batches with a column for each state that occurs."""
+    states = [state for state in _ORDER if any(batch.by_state[state] for batch in ledger)]
+    columns = [Column("BATCH", flexible=True), Column("COST", right=True)]
     rows = []
     for batch in ledger:
-        by_state = batch.by_state
-        left = by_state[State.QUEUED] + by_state[State.BLOCKED] + by_state[State.WAITING]
-        figures = (State.COMPLETED, State.NEEDS_YOU, State.FAILED, State.IN_PROGRESS)
-        cells = [f"{by_state[state]:,}" if by_state[state] else "" for state in figures]
-        rows.append([batch.batch, *cells, f"{left:,}" if left else "", dollars(batch.usage.cost_usd)])
-    return table(ctx, columns, rows)
+        figures = [f"{batch.by_state[state]:,}" if batch.by_state[state] else "" for state in states]
+        rows.append([batch.batch, dollars(batch.usage.cost_usd), *figures])
+    return table(ctx, [*columns, *(Column(state.upper(), right=True) for state in states)], rows)

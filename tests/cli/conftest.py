@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -67,7 +68,7 @@ def cli(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Cli:
 
 def hive_process(
     *words: object, cwd: Path, environ: Mapping[str, str] | None = None, **options: Any
-) -> subprocess.Popen[str]:
+) -> subprocess.Popen[Any]:
     """Start Hive as a process of its own, with pipes."""
     return subprocess.Popen(
         [sys.executable, "-m", "hive", *map(str, words)],
@@ -177,8 +178,17 @@ class Zoo:
 
 
 @pytest.fixture
-def zoo(seed: Seed) -> Zoo:
-    """Return a queue with eight tasks in as many situations."""
+def zoo(seed: Seed, zoo_directory: Path) -> Zoo:
+    """Return a queue with eight tasks in as many situations; a copy of one that is made once."""
+    shutil.copytree(zoo_directory / ".hive", seed.path.parent)
+    return Zoo(seed, *map(TaskId, range(1, 9)))
+
+
+@pytest.fixture(scope="session")
+def zoo_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make the zoo, its tasks in the order of its fields."""
+    directory = tmp_path_factory.mktemp("zoo")
+    seed = Seed(directory, SystemClock())
     (completed,) = seed.add(
         NewTask("convert utils", prompt="Replace os.path", key="utils", batch="pathlib", tags=("api",))
     )
@@ -198,7 +208,8 @@ def zoo(seed: Seed) -> Zoo:
         NewTask(HOSTILE, prompt=HOSTILE, key="hostile"),
         NewTask("kept back", prompt="p", hold=True, priority=3),
     )
-    return Zoo(seed, completed, broken, stuck, gone, running, waiting, queued, held)
+    assert [completed, broken, stuck, gone, running, waiting, queued, held] == list(range(1, 9))
+    return directory
 
 
 @pytest.fixture

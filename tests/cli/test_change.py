@@ -108,7 +108,7 @@ def _held_and_priority(queue: SyncHive, task_id: int) -> tuple[bool, int]:
 
 @pytest.mark.parametrize(("reply", "code", "becomes"), [("y\n", 0, State.CANCELLED), ("n\n", 2, State.QUEUED)])
 def test_on_a_terminal_one_is_asked(
-    zoo: Zoo, queue: SyncHive, tmp_path: Path, reply: str, code: int, becomes: State
+    zoo: Zoo, queue: SyncHive, tmp_path: Path, *, reply: str, code: int, becomes: State
 ) -> None:
     """With a terminal the question is put there, and the answer counts."""
     ours, theirs = pty.openpty()

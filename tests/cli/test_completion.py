@@ -45,7 +45,7 @@ def test_completing_without_a_queue_is_silent(tmp_path: Path) -> None:
     environ = {"_HIVE_COMPLETE": "fish_complete", "COMP_WORDS": "hive show ", "COMP_CWORD": ""}
     (tmp_path / "hive.toml").write_text("agents = nonsense")
     answer = hive(cwd=tmp_path, environ=environ)
-    assert (answer.out, answer.err) == ("", "")
+    assert (answer.out.strip(), answer.err) == ("", "")
 
 
 def test_a_script_has_no_json(cli: Cli) -> None:

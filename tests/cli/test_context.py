@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from hive.clock import SystemClock
 from hive.model import NewTask
 from tests.cli.conftest import CLEAN, ROOT, Cli, Seed
 
@@ -72,24 +72,30 @@ def open_directory() -> Iterator[Path]:
     shutil.rmtree(directory)
 
 
+AS_NOBODY = """
+import os, sys
+from hive.cli.app import run
+environ = {"PATH": os.defpath}
+assert run(["-C", sys.argv[1], "status"], environ) == 0  # loads all that is needed, which may be root's alone
+for name in os.listdir(sys.argv[1] + "/.hive"):
+    os.chmod(f"{sys.argv[1]}/.hive/{name}", 0o444)
+os.chmod(sys.argv[1] + "/.hive", 0o555)
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+sys.exit(run(["-C", sys.argv[1], "status"], environ))
+"""
+
+
 def test_a_queue_in_a_read_only_directory_is_told(open_directory: Path) -> None:
     """Where nothing can be written, the error names the queue and the exit code is 5."""
-    seed = Seed(open_directory, __import__("hive.clock").clock.SystemClock())
-    seed.add(NewTask("t"))
-    for path in (*seed.path.parent.iterdir(), seed.path.parent):
-        path.chmod(path.stat().st_mode & ~0o222)
-    other = {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
-    done = subprocess.run(
-        [sys.executable, "-m", "hive", "status"],
-        cwd=open_directory,
-        env={**CLEAN, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        **other,  # type: ignore[call-overload]
-    )
-    seed.path.parent.chmod(0o755)
-    assert (done.returncode, done.stderr.splitlines()[0]) == (5, "error[H305]: the queue cannot be written")
+    Seed(open_directory, SystemClock()).add(NewTask("t"))
+    command = [sys.executable, "-c", AS_NOBODY, str(open_directory)]
+    ended = subprocess.run(command, cwd=ROOT, env=CLEAN, capture_output=True, text=True, check=False)
+    (open_directory / ".hive").chmod(0o755)
+    assert (ended.returncode, ended.stderr.splitlines()[0]) == (5, "error[H305]: the queue cannot be written")
+    assert f"--> {open_directory}/.hive/hive.db" in ended.stderr
 
 
 def test_wrong_settings_stop_every_verb(cli: Cli, tmp_path: Path) -> None:

@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from hive.api import drive
+from hive.clock import SystemClock
 from hive.model import NewTask
+from hive.workspace import Workspaces
 from tests.cli.conftest import CLEAN, Cli, Seed, Zoo, done
 
 SECRET = "sk-this-must-not-be-shown"
@@ -82,15 +85,12 @@ def test_fix_removes_only_worktrees_of_completed_tasks(
     cli: Cli, repo: Path, seed: Seed, claude: dict[str, str]
 ) -> None:
     """A completed task's worktree goes after what it holds is kept; that of a failed one stays."""
-    from hive.clock import SystemClock
-    from hive.workspace import Workspaces
-
     seed.add(NewTask("one"), NewTask("two"))
     workspaces = Workspaces(repo / ".hive", SystemClock(), {**CLEAN, "HOME": str(repo)})
     for claimed in seed.claim():
         store = seed.store()
-        (assignment,) = __import__("hive.api").api.drive(store.load([claimed.run_id]))
-        __import__("hive.api").api.drive(store.close())
+        (assignment,) = drive(store.load([claimed.run_id]))
+        drive(store.close())
         place = workspaces.open_blocking(assignment.task, repo)
         seed.place(claimed.task_id, str(place.path), place.branch, place.base_commit)
         if claimed.task_id == 1:

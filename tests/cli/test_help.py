@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from hive.cli.codes import CODES
 from hive.cli.exits import MEANINGS
@@ -15,7 +14,7 @@ def used_codes() -> dict[str, set[str]]:
     """Return every code that stands in the product, with the files it stands in."""
     found: dict[str, set[str]] = {}
     for path in (ROOT / "hive").rglob("*.py"):
-        if path.name not in {"codes.py", "topics.py", "help.py"}:
+        if path.name != "codes.py":
             for code in _CODE.findall(path.read_text()):
                 found.setdefault(code, set()).add(path.name)
     return found
@@ -35,9 +34,8 @@ def test_a_code_is_explained_offline(cli: Cli) -> None:
     assert answer.code == 0
     assert " ".join(answer.out.split()) == CODES["H230"]
     assert max(map(len, cli("help", "H230", environ={"COLUMNS": "50"}).lines)) <= 50
-    assert cli("help", "H230", "--json").data == cli("help", "H230", "--json").data | {
-        "schema": "hive.help/1", "topic": "H230", "text": CODES["H230"]
-    }  # fmt: skip
+    data = cli("help", "H230", "--json").data
+    assert (data["schema"], data["topic"], data["text"]) == ("hive.help/1", "H230", CODES["H230"])
 
 
 def test_topics_are_listed_and_printed(cli: Cli) -> None:
@@ -64,4 +62,3 @@ def test_an_unknown_topic_is_refused(cli: Cli) -> None:
 def test_topics_fit_a_page() -> None:
     """No line of a topic is wider than 120 columns."""
     assert max(len(line) for topic in TOPICS.values() for line in topic.text.splitlines()) <= 120
-    assert Path(ROOT, "hive").is_dir()

@@ -78,7 +78,7 @@ def test_text_of_several_lines_is_made_harmless(text: str) -> None:
         ("never", {"FORCE_COLOR": "1"}, True, False),
     ],
 )
-def test_colours_follow_the_conventions(color: str, environ: dict[str, str], terminal: bool, expected: bool) -> None:
+def test_colours_follow_the_conventions(color: str, environ: dict[str, str], *, terminal: bool, expected: bool) -> None:
     """The flag is stronger than NO_COLOR, that than FORCE_COLOR, and without them only a terminal gets colours."""
     stream = Terminal() if terminal else io.StringIO()
     assert Context(environ, color=color).colored(stream) is expected

@@ -1,4 +1,4 @@
-"""The seam, second part: what people ask of tasks and of the engine."""
+"""The seam, fourth part: what people ask of tasks and of the engine."""
 
 from __future__ import annotations
 
@@ -155,6 +155,12 @@ class TestCancel:
         await end(store, clock, run.id, STOPPED)
         assert await states(store, [goal_id, running]) == [State.CANCELLED, State.CANCELLED]
 
+    async def test_goal_and_child_may_both_be_named(self, store: Store, clock: ManualClock) -> None:
+        """A child that its goal has just taken along counts as cancelled, not as refused."""
+        [goal_id] = await add(store, goal())
+        [child] = await plan(store, clock, goal_id, keyed("a"))
+        assert await store.control(Cancel((goal_id, child))) == Receipt((goal_id, child))
+
     async def test_last_child_ends_its_goal(self, store: Store, clock: ManualClock) -> None:
         """A goal whose children were cancelled one by one has failed."""
         [goal_id] = await add(store, goal())
@@ -282,6 +288,15 @@ class TestRetry:
             await run_through(store, clock, task_id)
         assert await states(store, [a, b, c]) == [State.COMPLETED] * 3
 
+    async def test_dependents_that_still_wait_go_on_waiting(self, store: Store, clock: ManualClock) -> None:
+        """A task that waited while its need asked a person is not touched by the retry."""
+        need = await _stuck(store, clock, "need")
+        [waiting] = await add(store, keyed("waiting", "need"))
+        seq = await last_seq(store)
+        await store.control(Retry((need,)))
+        assert await told(store, seq) == [("task.queued", need)]
+        assert await states(store, [waiting]) == [State.BLOCKED]
+
     async def test_dependents_that_ended_otherwise_stay(self, store: Store, clock: ManualClock) -> None:
         """A dependent that somebody cancelled, or whose other need failed, is not revived."""
         ids = await add(store, keyed("a"), keyed("z"), keyed("cancelled", "a"), keyed("both", "a", "z"))
@@ -388,8 +403,8 @@ async def test_limit_is_told(store: Store) -> None:
     assert second.data["until_at_ms"] is None
 
 
-async def _stuck(store: Store, clock: ManualClock) -> TaskId:
-    task_id, run_id = await start(store, NewTask("t", phases=(Phase.APPLY, Phase.TEST), rounds=0))
+async def _stuck(store: Store, clock: ManualClock, key: str = "stuck") -> TaskId:
+    task_id, run_id = await start(store, NewTask("t", key=key, phases=(Phase.APPLY, Phase.TEST), rounds=0))
     await end(store, clock, run_id)
     [second] = await claim(store)
     await end(store, clock, second, Rejected("1 failed"))

@@ -1,4 +1,4 @@
-"""The seam, third part: what a store tells: events, tasks, counts and sums; and how it forgets."""
+"""The seam, fifth part: what a store tells: events, tasks, counts and sums; and how it forgets."""
 
 from __future__ import annotations
 
@@ -264,6 +264,16 @@ class TestPrune:
         assert await store.prune(clock.now_ms(), 100) == 1
         assert await states(store, [b]) == [State.COMPLETED]
         assert await store.needs(b) == []
+
+    async def test_keeps_the_other_needs(self, store: Store, clock: ManualClock) -> None:
+        """Only edges to what was forgotten go."""
+        a, b, c = await add(store, keyed("a"), keyed("b"), keyed("c", "a", "b"))
+        for task_id in (a, b, c):
+            await claim(store)
+            await end(store, clock, (await store.runs(task_id))[0].id)
+        clock.advance(1)
+        assert await store.prune(clock.now_ms(), 1) == 1
+        assert await store.needs(c) == [b]
 
     async def test_keeps_children_of_a_waiting_goal(self, store: Store, clock: ManualClock) -> None:
         """A goal's children stay until it is over; then they go before it."""

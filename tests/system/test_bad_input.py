@@ -73,7 +73,8 @@ def test_dirty_base_is_said_and_not_used(project: Project) -> None:
     """Changes that are not committed are named, stay as they are, and no agent sees them."""
     repository(project.directory)
     (project.directory / "file").write_text("not committed\n")
-    project.write("tasks.jsonl", '{"key": "a", "command": ["cat", "file"], "allow_no_change": true, "phases": ["apply"]}\n')
+    task = '{"key": "a", "command": ["cat", "file"], "allow_no_change": true, "phases": ["apply"]}'
+    project.write("tasks.jsonl", task + "\n")
     done = project.hive("run", "tasks.jsonl")
     assert done.returncode == 0, done.stderr
     assert "not committed" in done.stderr
@@ -155,9 +156,7 @@ def test_file_of_100_000_lines(project: Project) -> None:
 def test_prompt_of_a_megabyte(project: Project) -> None:
     """A prompt of 1 MB reaches its agent whole, over stdin."""
     prompt = "x" * 1_000_000
-    project.write(
-        "tasks.jsonl", f'{{"key": "a", "command": ["wc", "-c"], "prompt": "{prompt}", "workspace": "none", "phases": ["apply"]}}\n'
-    )
+    project.write("tasks.jsonl", line(f'"prompt": "{prompt}"').replace('["true"]', '["wc", "-c"]'))
     assert project.hive("run", "tasks.jsonl", "--progress", "none").returncode == 0
     assert int(project.hive("logs", "1", "--raw").stdout) >= 1_000_000
 

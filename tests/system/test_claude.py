@@ -19,9 +19,7 @@ TASKS = 12
 
 
 @pytest.mark.timeout(300)
-async def test_twelve_tasks_become_twelve_branches(
-    project: Project, claude_cli: str, messages_api: ApiStarter
-) -> None:
+async def test_twelve_tasks_become_twelve_branches(project: Project, claude_cli: str, messages_api: ApiStarter) -> None:
     """Each of 12 tasks ends as a branch that holds exactly the edits its model asked for, tested, with its cost."""
     repository(project.directory)
     project.write("tasks.yaml", TASK_FILE)

@@ -27,6 +27,8 @@ def test_four_agents_outrun_one_at_a_time(project: Project, capsys: pytest.Captu
         assert done.returncode == 0, done.stderr
         rate[name] = count / json.loads(done.stdout)["wall_s"]
     with capsys.disabled():
-        print(f"\nsleeping tasks/s: {rate['sync']:.2f} with --sync, {rate['async']:.2f} at 4 agents: "
-              f"{rate['async'] / rate['sync']:.2f} times")
+        print(
+            f"\nsleeping tasks/s: {rate['sync']:.2f} with --sync, {rate['async']:.2f} at 4 agents: "
+            f"{rate['async'] / rate['sync']:.2f} times"
+        )
     assert rate["async"] / rate["sync"] > 2.5
