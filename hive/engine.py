@@ -78,8 +78,9 @@ def work(settings: Settings, tasks: Sequence[NewTask], *, watcher: Callable[[int
         Workspaces(settings.state_dir, clock, settings.environ).exclude_state_dir_blocking(settings.repo)
     with closing(EngineLock(_lock_path(settings))) as lock:
         with open_sync(settings.db) as hive:
-            if hive.steering().stop != "no":
-                hive.control(Steer(stop="no"))
+            was = hive.steering()
+            if was.stop != "no" or was.agents is not None:
+                hive.control(Steer(stop="no", agents=0))  # what was said to an engine before is not meant for this one
             first_seq = hive.counts().last_seq
             ids = [added.id for added in hive.add(tasks)]
         ending = _run(settings, lock, None if watcher is None else lambda: watcher(first_seq))

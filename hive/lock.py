@@ -47,7 +47,8 @@ class EngineLock:
         return self._fd
 
     def close(self) -> None:
-        """Let go of this process's share."""
+        """Let go of this process's share, which is the last: whoever looks at the file finds nobody named."""
+        os.ftruncate(self._fd, 0)
         os.close(self._fd)
 
     def _try(self) -> bool:

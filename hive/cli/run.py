@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import click
 
 from hive.cli import exits, output
-from hive.cli.context import Context
+from hive.cli.context import Context, database_path
 from hive.cli.options import verb
 from hive.model import Json, NewTask, State
+from hive.store import TaskQuery
 
 if TYPE_CHECKING:
     from hive.config import Settings
@@ -48,13 +49,21 @@ def run_command(ctx: Context, files: tuple[Path, ...], *, each: bool, progress: 
 
     settings = ctx.settings(**flags)
     tasks = read_files(ctx, settings, files, each=each)
-    for note in check(tasks, settings):
+    for note in check(tasks or queued(ctx, settings), settings):
         output.say(ctx, f"hive: {note}")
     if ctx.jsonl:
         progress = "json"
     if progress == "auto":
         progress = "none" if ctx.quiet else "plain"
     return finish(ctx, work(ctx, settings, tasks, progress=progress))
+
+
+def queued(ctx: Context, settings: Settings) -> list[NewTask]:
+    """Return what waits in the queue, to be checked as new tasks are; the first ten thousand stand for all."""
+    if not database_path(settings).exists():
+        return []
+    with ctx.queue(settings) as hive:
+        return [task.spec for task in hive.tasks(TaskQuery(states=frozenset({State.QUEUED}), limit=10_000))]
 
 
 def work(ctx: Context, settings: Settings, tasks: Sequence[NewTask], *, progress: str) -> Report:

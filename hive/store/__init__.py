@@ -121,7 +121,10 @@ class Reprioritise:
 
 @dataclass(frozen=True, slots=True)
 class Steer:
-    """Change how a running engine behaves: a None leaves the value; `stop` is ``drain``, ``now`` or ``no``."""
+    """Change how a running engine behaves: a None leaves the value.
+
+    `agents` 0 means again what the engine was started with; `stop` is ``drain``, ``now`` or ``no``.
+    """
 
     paused: bool | None = None
     agents: int | None = None

@@ -327,7 +327,7 @@ class MemoryStore:
         self._tables.steering = replace(
             was,
             paused=was.paused if command.paused is None else command.paused,
-            agents=was.agents if command.agents is None else command.agents,
+            agents=was.agents if command.agents is None else command.agents or None,
             stop=was.stop if command.stop is None else command.stop,
         )
         self._tables.record(facts.steered(command))

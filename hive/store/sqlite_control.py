@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from hive.lifecycle import Trigger
 from hive.model import FINAL, Reason, State, Task, TaskId
@@ -24,7 +24,8 @@ def control(tx: Tx, command: Command) -> Receipt:
             return _each(tx, ids, lambda tx, task: _hold(tx, task, held=False))
         case Retry(ids):
             # A task is younger than what it needs: by id, the needs of a task are retried before itself.
-            return _each(tx, sorted(ids), lambda tx, task: _retry(tx, task, command))
+            named = frozenset(ids)
+            return _each(tx, sorted(ids), lambda tx, task: _retry(tx, task, command, named))
         case Reprioritise(ids, priority):
             return _each(tx, ids, lambda tx, task: _reprioritise(tx, task, priority))
         case Steer(paused, agents, stop):
@@ -49,11 +50,14 @@ def _each(tx: Tx, ids: Sequence[TaskId], act: Callable[[Tx, Task], str]) -> Rece
 def _cancel(tx: Tx, ids: Sequence[TaskId]) -> Receipt:
     """Cancel all that is named before any dependent hears of it: who is named too must not fail instead."""
     ended: list[TaskId] = []
+    just_ended: set[TaskId] = set()
 
     def cancel(tx: Tx, task: Task) -> str:
-        if task.state in FINAL and task.id not in ended:
+        if task.state in FINAL and task.id not in just_ended:
             return f"already {task.state}"
-        ended.extend(cancel_tree(tx, task.id))
+        now = cancel_tree(tx, task.id)
+        ended.extend(now)
+        just_ended.update(now)
         return ""
 
     receipt = _each(tx, ids, cancel)
@@ -78,7 +82,7 @@ def _reprioritise(tx: Tx, task: Task, priority: int) -> str:
     return ""
 
 
-def _retry(tx: Tx, task: Task, command: Retry) -> str:
+def _retry(tx: Tx, task: Task, command: Retry, named: Collection[TaskId]) -> str:
     if task.state not in {State.FAILED, State.CANCELLED, State.NEEDS_YOU}:
         return f"it is {task.state}, not failed, cancelled or needs_you"
     if command.phase is not None and command.phase not in task.spec.phases:
@@ -99,11 +103,11 @@ def _retry(tx: Tx, task: Task, command: Retry) -> str:
         feedback=clean(command.note) or None,
     )
     record(tx, [facts.moved(again)])
-    _revive_dependents(tx, task.id, named=command.ids)
+    _revive_dependents(tx, task.id, named)
     return ""
 
 
-def _revive_dependents(tx: Tx, revived: TaskId, named: Sequence[TaskId]) -> None:
+def _revive_dependents(tx: Tx, revived: TaskId, named: Collection[TaskId]) -> None:
     """Block again what failed only because of this need; who is `named` has its own turn."""
     again = deque([revived])
     while again:

@@ -380,6 +380,8 @@ class TestSteer:
         assert await store.steering() == Steering(paused=True, agents=3, stop="drain")
         await store.control(Steer(paused=False, stop="no"))
         assert await store.steering() == Steering(paused=False, agents=3, stop="no")
+        await store.control(Steer(agents=0))
+        assert await store.steering() == Steering(paused=False, agents=None, stop="no")
 
     async def test_fact(self, store: Store) -> None:
         """What was asked is told, and only that."""

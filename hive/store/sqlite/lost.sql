@@ -1,6 +1,6 @@
--- served by run_open: only open runs are looked at
+-- run_open is named for the reason given in open_runs
 SELECT {run_columns}, {task_columns}
-FROM run JOIN task ON task.id = run.task_id LEFT JOIN incarnation ON incarnation.name = run.shard
+FROM run INDEXED BY run_open JOIN task ON task.id = run.task_id LEFT JOIN incarnation ON incarnation.name = run.shard
 WHERE run.ended_at_ms IS NULL
   AND ((run.host = :host AND run.shard NOT IN (SELECT value FROM json_each(:live)))
     OR (run.host <> :host AND (incarnation.name IS NULL OR incarnation.lease_until_s <= :monotonic_s

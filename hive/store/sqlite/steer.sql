@@ -1,1 +1,4 @@
-UPDATE steering SET paused = coalesce(:paused, paused), agents = coalesce(:agents, agents), stop = coalesce(:stop, stop) WHERE id = 1;
+UPDATE steering SET paused = coalesce(:paused, paused),
+                    agents = CASE WHEN :agents IS NULL THEN agents ELSE nullif(:agents, 0) END,
+                    stop = coalesce(:stop, stop)
+WHERE id = 1;
