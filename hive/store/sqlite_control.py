@@ -49,7 +49,7 @@ def _each(tx: Tx, ids: Sequence[TaskId], act: Callable[[Tx, Task], str]) -> Rece
 
 def _cancel(tx: Tx, ids: Sequence[TaskId]) -> Receipt:
     """Cancel all that is named before any dependent hears of it: who is named too must not fail instead."""
-    ended: list[TaskId] = []
+    ended: list[Task] = []
     just_ended: set[TaskId] = set()
 
     def cancel(tx: Tx, task: Task) -> str:
@@ -57,7 +57,7 @@ def _cancel(tx: Tx, ids: Sequence[TaskId]) -> Receipt:
             return f"already {task.state}"
         now = cancel_tree(tx, task.id)
         ended.extend(now)
-        just_ended.update(now)
+        just_ended.update(one.id for one in now)
         return ""
 
     receipt = _each(tx, ids, cancel)

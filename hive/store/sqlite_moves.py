@@ -18,17 +18,17 @@ from hive.store.rows import dump, failure_columns, task_of
 from hive.store.sqlite_database import Tx
 
 
-def ripple(tx: Tx, ended: Iterable[TaskId]) -> None:
+def ripple(tx: Tx, ended: Iterable[Task]) -> None:
     """Tell the dependents and the goals of tasks that have just become final, and theirs."""
     waiting = deque(ended)
     while waiting:
-        task = get(tx, waiting.popleft())
+        task = waiting.popleft()
         waiting.extend(_tell_dependents(tx, task))
         if task.parent is not None:
             waiting.extend(close_goal(tx, task.parent))
 
 
-def _tell_dependents(tx: Tx, need: Task) -> list[TaskId]:
+def _tell_dependents(tx: Tx, need: Task) -> list[Task]:
     """Free or fail who waits for `need`; returns who failed."""
     failed = []
     for row in tx.all("dependents", {"id": need.id}):
@@ -41,14 +41,14 @@ def _tell_dependents(tx: Tx, need: Task) -> list[TaskId]:
                 tx, task_id, State.BLOCKED, Trigger.NEED_ENDED, State.FAILED, reason=Reason.DEPENDENCY, failure=failure
             )
             record(tx, [facts.moved(after)])
-            failed.append(task_id)
+            failed.append(after)
         elif not count(tx, "unmet", task_id):
             freed = place(tx, task_id, State.BLOCKED, Trigger.NEED_COMPLETED, State.QUEUED)
             record(tx, [facts.unblocked(freed)])
     return failed
 
 
-def close_goal(tx: Tx, goal: TaskId) -> list[TaskId]:
+def close_goal(tx: Tx, goal: TaskId) -> list[Task]:
     """End a goal that waits for nobody any more; returns it then."""
     if get(tx, goal).state is not State.WAITING:
         return []
@@ -63,10 +63,10 @@ def close_goal(tx: Tx, goal: TaskId) -> list[TaskId]:
             tx, goal, State.WAITING, Trigger.LAST_CHILD, State.FAILED, reason=Reason.CHILD_FAILED, failure=failure
         )
     record(tx, [facts.moved(closed)])
-    return [goal]
+    return [closed]
 
 
-def cancel_tree(tx: Tx, root: TaskId) -> list[TaskId]:
+def cancel_tree(tx: Tx, root: TaskId) -> list[Task]:
     """Cancel a task and, goal before children, all below it; returns those that ended at once."""
     ended = []
     tree = [root]
@@ -78,7 +78,7 @@ def cancel_tree(tx: Tx, root: TaskId) -> list[TaskId]:
             tree.extend(children(tx, task_id))
             cancelled = place(tx, task_id, task.state, Trigger.CANCEL, State.CANCELLED, reason=Reason.CANCELLED)
             record(tx, [facts.moved(cancelled)])
-            ended.append(task_id)
+            ended.append(cancelled)
     return ended
 
 

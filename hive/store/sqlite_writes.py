@@ -228,7 +228,10 @@ def _end_run(tx: Tx, run: Run, step: Step, *, released: bool) -> None:
     record(tx, [facts.finished(task, run_of(ended)), facts.moved(task)])
     if subtasks:
         _replace_plan(tx, task, subtasks)
-    ripple(tx, [task.id] if task.state in FINAL else close_goal(tx, task.id))
+    if task.state in FINAL:
+        ripple(tx, [task])
+    elif task.state is State.WAITING:
+        ripple(tx, close_goal(tx, task.id))  # an empty plan leaves nothing to wait for
 
 
 def _ended_columns(tx: Tx, run: Run, step: Step, before: Task, *, released: bool) -> dict[str, object]:
