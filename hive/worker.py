@@ -16,7 +16,7 @@ from pathlib import Path
 from string import Template
 from typing import TypeVar
 
-from hive import lifecycle
+from hive import bus, lifecycle
 from hive.agent import Agent, AgentEvent, Brief, LimitSeen, Said, Spawned
 from hive.clock import Clock
 from hive.config import Settings
@@ -220,8 +220,9 @@ class Worker:
     def _hear(self, event: AgentEvent) -> None:
         match event:
             case Spawned(process):
-                self._pids.add(process.pid)
-                self._tools.registered(process, self.mark)
+                if process is not None:
+                    self._pids.add(process.pid)
+                    self._tools.registered(process, self.mark)
                 self._attaching.add(asyncio.create_task(self._attach(process)))
             case Said(kind, data):
                 self._say(kind, data)
@@ -231,7 +232,7 @@ class Worker:
                     {"kind": kind, "rejected": rejected, "resets_at_ms": resets_at_ms, "utilization": utilization},
                 )
 
-    async def _attach(self, process: ProcessRecord) -> None:
+    async def _attach(self, process: ProcessRecord | None) -> None:
         if not await self._insist(lambda: self._tools.store.attach(self.run_id, process)):
             self.stop(Lost())
 
@@ -281,6 +282,7 @@ def prompt_for(task: Task, *, test: tuple[str, ...]) -> str:
     return template.substitute(
         prompt=task.spec.prompt,
         feedback=task.feedback,
+        failure=f" ({bus.printable(task.failure.message, 500)})" if task.failure else "",
         scope=f", and only in: {', '.join(task.spec.paths)}" if task.spec.paths else "",
         test=f"It is then tested with `{shlex.join(test)}`." if test else "",
     ).rstrip()

@@ -126,7 +126,10 @@ def test_after_a_goodbye_nothing_is_touched(watch: Watch) -> None:
 
 def test_the_agents_of_other_shards_are_left_alone(watch: Watch) -> None:
     """One shard's death is not another's."""
-    with agent_process("a.1", "sleep 300", "here.0.one") as mine, agent_process("a.2", "sleep 300", "here.1.two") as other:
+    with (
+        agent_process("a.1", "sleep 300", "here.0.one") as mine,
+        agent_process("a.2", "sleep 300", "here.1.two") as other,
+    ):
         dying, living = GuardClient(watch.path, "here.0.one"), GuardClient(watch.path, "here.1.two")
         dying.register(mine, "a.1")
         living.register(other, "a.2")
@@ -197,12 +200,12 @@ def test_a_slow_guardian_neither_stops_a_shard_nor_takes_it_for_dead(watch: Watc
         client.register(late, "a.2")
         assert time.monotonic() - began_s < 5.0
         watch.process.send_signal(signal.SIGCONT)
-        until_blocking(lambda: client.check() is None and not client._unsent, "the guardian never caught up")
+        until_blocking(lambda: _has_told_all(client), "the guardian never caught up")
         assert alive(early.pid)
         assert alive(late.pid)
         for number in range(20_000):
             client.forget(2**22 + number)
-        until_blocking(lambda: client.check() is None and not client._unsent)
+        until_blocking(lambda: _has_told_all(client))
         _die(client)
         until_blocking(lambda: not alive(early.pid) and not alive(late.pid))
 
@@ -238,6 +241,11 @@ def test_it_ignores_what_a_person_sends_to_the_engine(watch: Watch) -> None:
         _die(client)
         until_blocking(lambda: not alive(agent.pid))
     assert watch.process.poll() is None
+
+
+def _has_told_all(client: GuardClient) -> bool:
+    client.check()
+    return not client._unsent
 
 
 def _ignores(pid: int, number: int) -> bool:

@@ -49,8 +49,10 @@ def test_a_file_with_anything_in_it_is_no_lock(tmp_path: Path) -> None:
     """Only the kernel's lock counts, not the file's content, and that is replaced as a whole."""
     path = tmp_path / "hive.db.engine"
     path.write_text("1 and more than a process id")
-    EngineLock(path).close()
+    lock = EngineLock(path)
     assert path.read_text() == str(os.getpid())
+    lock.close()
+    assert path.read_text() == ""
 
 
 def test_what_is_left_of_a_dead_engine_is_waited_for(tmp_path: Path) -> None:

@@ -43,7 +43,9 @@ class Pipe:
 class Court:
     """A queen at work in this very loop, with pipes that are lists."""
 
-    def __init__(self, directory: Path, store: Store, shards: Sequence[str], clock: Clock, changes: Mapping[str, Any]):
+    def __init__(
+        self, directory: Path, store: Store, shards: Sequence[str], clock: Clock, changes: Mapping[str, Any]
+    ) -> None:
         self.store = store
         self.pipes = {name: Pipe() for name in shards}
         self.asked: list[str] = []
@@ -68,7 +70,7 @@ class Court:
         self.queen.wake()
 
     async def add(self, count: int, **fields: Any) -> list[TaskId]:
-        added = await self.store.add([scripted("say", **fields) for _ in range(count)])
+        added = await self.store.add([scripted("say x", **fields) for _ in range(count)])
         self.queen.wake()
         return [one.id for one in added]
 
@@ -79,6 +81,7 @@ async def court(
     store: Store | None = None,
     shards: Sequence[str] = (LIVE,),
     clock: Clock | None = None,
+    *,
     start: bool = True,
     **changes: Any,
 ) -> AsyncIterator[Court]:
@@ -99,11 +102,9 @@ async def test_the_queen_deals_what_may_start_until_nothing_is_left(tmp_path: Pa
     async with court(tmp_path, start=False) as here:
         await here.add(10)
         here.start()
-        done = 0
-        while done < 10:
-            await until(lambda: len(here.pipe.dealt()) == min(10, done + 4))
+        for done in range(10):
+            await until(lambda done=done: len(here.pipe.dealt()) == min(10, done + 4))  # type: ignore[misc]
             await here.end(here.pipe.dealt()[done])
-            done += 1
         await asyncio.wait_for(here.work, 10)
     assert len(set(here.pipe.dealt())) == 10
 
@@ -128,7 +129,7 @@ async def test_a_role_never_has_more_runs_than_its_limit(tmp_path: Path) -> None
         await until_awaited(lambda: _is(here.store, other[0], State.IN_PROGRESS))
         await here.end(here.pipe.dealt()[0])
         await until(lambda: len(here.pipe.dealt()) == 4)
-        assert len((await here.store.open_runs(HOST))) == 3
+        assert len(await here.store.open_runs(HOST)) == 3
 
 
 async def test_a_hint_wakes_her(tmp_path: Path) -> None:
@@ -138,7 +139,7 @@ async def test_a_hint_wakes_her(tmp_path: Path) -> None:
         here.start()
         began_s = time.monotonic()
         for number in range(1, 13):
-            await until(lambda: len(here.pipe.dealt()) == number)
+            await until(lambda number=number: len(here.pipe.dealt()) == number)  # type: ignore[misc]
             await here.add(1)
         assert time.monotonic() - began_s < 12 * 0.25 * 0.6
 
@@ -160,7 +161,7 @@ async def test_she_waits_for_what_comes_due(tmp_path: Path) -> None:
 async def test_what_was_claimed_but_never_dealt_is_dealt_by_her_successor(tmp_path: Path) -> None:
     """A queen that died between claim and deal leaves open runs: the next one's first act is to deal them."""
     store = MemoryStore(SystemClock())
-    await store.add([scripted("say"), scripted("say")])
+    await store.add([scripted("say x"), scripted("say x")])
     claimed = await store.claim(HOST, {LIVE: 2}, Limits(agents=2))
     async with court(tmp_path, store) as here:
         await until(lambda: here.pipe.dealt())
@@ -170,13 +171,18 @@ async def test_what_was_claimed_but_never_dealt_is_dealt_by_her_successor(tmp_pa
 async def test_runs_of_dead_incarnations_start_again_after_their_agents_were_stopped(tmp_path: Path) -> None:
     """An agent that ignores TERM is dead before its task is dealt again; that is told as a fact."""
     store = MemoryStore(SystemClock(), store_id="f" * 12)
-    await store.add([scripted("say")])
+    await store.add([scripted("say x")])
     [claim] = await store.claim(HOST, {DEAD: 1}, Limits(agents=1))
     with agent_process(f"{store.store_id}.{claim.run_id}", "trap '' TERM; while :; do sleep 1; done", DEAD) as agent:
         await store.attach(claim.run_id, agent)
         alive_when_dealt: list[bool] = []
+
+        def note(*_: object) -> bool:
+            alive_when_dealt.append(alive(agent.pid))
+            return True
+
         async with court(tmp_path, store, grace_s=0.1, start=False) as here:
-            here.pipe.answer = lambda *_: alive_when_dealt.append(alive(agent.pid)) is None
+            here.pipe.answer = note
             here.start()
             await until(lambda: here.pipe.dealt())
     assert alive_when_dealt == [False]
@@ -203,7 +209,7 @@ async def test_what_an_ended_run_of_a_dead_shard_left_behind_is_stopped(tmp_path
 async def test_agents_of_living_shards_are_left_alone(tmp_path: Path) -> None:
     """A new queen touches no run of a shard that lives."""
     store = MemoryStore(SystemClock(), store_id="c" * 12)
-    await store.add([scripted("say")])
+    await store.add([scripted("say x")])
     [claim] = await store.claim(HOST, {LIVE: 1}, Limits(agents=1))
     with agent_process(f"{store.store_id}.{claim.run_id}", "sleep 300", LIVE) as agent:
         await store.attach(claim.run_id, agent)
@@ -242,7 +248,7 @@ async def test_open_runs_are_dealt_again_with_every_renewal_interval(tmp_path: P
 async def test_a_full_disk_pauses_her(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """While the store has no space she says so and waits; nothing that was claimed is lost."""
     store = await SqliteStore.open_inline(tmp_path / "hive.db", clock=SystemClock(), boot_id=boot_id())
-    await store.add([scripted("say") for _ in range(3)])
+    await store.add([scripted("say x") for _ in range(3)])
     lift = await fill_disk(store)
     said = ""
     async with court(tmp_path, store) as here:
@@ -372,7 +378,7 @@ async def test_held_work_does_not_keep_her(tmp_path: Path) -> None:
     ],
 )
 def test_she_ends_when_nothing_can_move_without_a_person(
-    standing: Mapping[str, int], paused: bool, expected: bool
+    *, standing: Mapping[str, int], paused: bool, expected: bool
 ) -> None:
     """Running, startable and parked work keeps the engine; held, blocked, waiting and stuck work does not.
 

@@ -41,6 +41,7 @@ class Bench:
         )
         self.shard = Shard(self.settings, self.store, place, clock=SystemClock(), ended=self._note)
         self.stopping = asyncio.Event()
+        self.work: asyncio.Task[None] | None = None
 
     async def claim(self, *tasks: NewTask) -> tuple[list[TaskId], list[RunId]]:
         """Add tasks and open their runs for this shard, without telling it."""
@@ -64,6 +65,7 @@ class Bench:
 
     async def drained(self) -> None:
         """Order the shard to stop and wait until it has."""
+        assert self.work is not None
         self.stopping.set()
         await asyncio.wait_for(self.work, 20)
 

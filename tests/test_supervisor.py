@@ -200,7 +200,7 @@ def test_a_third_signal_kills(tmp_path: Path) -> None:
         [agent] = here.await_agents(1)
         for said in ("draining", "interrupting", "killed"):
             here.signal(signal.SIGINT)
-            until_blocking(lambda said=said: said in here.err.read_text())
+            until_blocking(lambda said=said: said in here.err.read_text())  # type: ignore[misc]
         assert here.end()["signal"] == signal.SIGINT
         assert not alive(agent)
         assert here.tasks()[0].state in {State.IN_PROGRESS, State.QUEUED}
@@ -328,17 +328,20 @@ def test_every_child_holds_only_what_it_was_given(tmp_path: Path) -> None:
         top, guardian, queen = here.process.pid, here.part("hive-guardian"), here.part("hive-queen")
         shards = [here.part("hive-shard-0"), here.part("hive-shard-1")]
         held = {pid: _held(pid) for pid in [top, guardian, queen, *shards, *agents]}
-        [lifeline] = [one for one in held[top] & held[shards[0]]]
+        [lifeline] = held[top] & held[shards[0]]
         assert _writers(lifeline, held) == {top}
         [listener] = (held[top] & held[guardian]) - {lifeline}
         ours_with_queen = (held[top] & held[queen]) - {lifeline}
         assert len(ours_with_queen) == 1 + len(shards)  # what she says, and her end of each shard's pipe
-        alike = {frozenset({top, guardian}): {lifeline, listener}, frozenset({top, queen}): {lifeline, *ours_with_queen}}
+        alike = {
+            frozenset({top, guardian}): {lifeline, listener},
+            frozenset({top, queen}): {lifeline, *ours_with_queen},
+        }
         for pair in combinations(held, 2):
             expected = set() if set(pair) & set(agents) else {lifeline}
             assert held[pair[0]] & held[pair[1]] == alike.get(frozenset(pair), expected), pair
         for agent in agents:
-            assert [fd for fd in sorted(os.listdir(f"/proc/{agent}/fd"))] == ["0", "1", "2"]
+            assert sorted(_links(agent)) == ["0", "1", "2"]
         for pid in (guardian, queen, *shards):
             assert str(tmp_path / "lock") in _files(pid)
         assert not [path for path in _files(guardian) if ".hive" in path]

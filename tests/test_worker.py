@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from hive.clock import ManualClock, SystemClock
 from hive.model import (
     Cancelled,
     Errored,
+    Failure,
     Interrupted,
     Lost,
     NewTask,
@@ -34,8 +36,6 @@ from hive.store.sqlite import SqliteStore
 from hive.worker import prompt_for, run_files, session_for
 from tests.rig import HOST, SHARD, Rig, alive, command, fill_disk, make_repo, scripted, settings_for, until
 from tests.workspace.conftest import Checkout
-
-CODED = {"agent": "scripted", "workspace": WorkspaceKind.REPO}
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ async def test_what_an_agent_leaves_is_committed_and_completes_the_task(tmp_path
     """A changed file becomes a commit on the task's branch: that commit is the evidence of a completed task."""
     user = make_repo(tmp_path)
     async with _rig(tmp_path, user) as rig:
-        task = await rig.carry(await rig.add(NewTask("Add b", script="say done\nedit b.txt two", **CODED)))
+        task = await rig.carry(await rig.add(_coded("say done\nedit b.txt two")))
     assert task.state is State.COMPLETED
     assert task.branch is not None
     assert user.git("rev-parse", task.branch) == task.commit
@@ -88,7 +88,7 @@ async def test_the_worktree_of_a_completed_task_is_removed(tmp_path: Path) -> No
     """A completed task's directory goes, since its branch holds everything, and the task no longer names it."""
     user = make_repo(tmp_path)
     async with _rig(tmp_path, user) as rig:
-        task = await rig.carry(await rig.add(NewTask("Add b", script="edit b.txt two", **CODED)))
+        task = await rig.carry(await rig.add(_coded("edit b.txt two")))
     assert task.workspace == ""
     assert list((tmp_path / ".hive" / "worktrees").iterdir()) == []
 
@@ -97,7 +97,7 @@ async def test_the_worktree_of_a_failed_task_is_kept(tmp_path: Path) -> None:
     """A failed task's directory stays as the agent left it, and the task names it."""
     user = make_repo(tmp_path)
     async with _rig(tmp_path, user) as rig:
-        task = await rig.carry(await rig.add(NewTask("Add b", script="edit b.txt two\nfatal no", **CODED)))
+        task = await rig.carry(await rig.add(_coded("edit b.txt two\nfatal no")))
     assert task.state is State.FAILED
     assert task.workspace
     assert (Path(task.workspace) / "b.txt").read_text() == "two\n"
@@ -108,10 +108,10 @@ async def test_a_worktree_that_cannot_be_removed_is_kept_and_said(tmp_path: Path
     user = make_repo(tmp_path)
     async with _rig(tmp_path, user) as rig:
         lock = 'sh -c "git worktree lock \\"$PWD\\""'
-        task = await rig.carry(await rig.add(NewTask("Add b", script=f"edit b.txt two\nrun {lock}", **CODED)))
+        task = await rig.carry(await rig.add(_coded(f"edit b.txt two\nrun {lock}")))
     assert task.state is State.COMPLETED, task.failure
     assert task.workspace
-    assert Path(task.workspace).is_dir()
+    assert [str(path) for path in (tmp_path / ".hive" / "worktrees").iterdir()] == [task.workspace]
     [kept] = [event for event in rig.said if event.kind == "workspace.kept"]
     assert "locked" in str(kept.data["why"])
 
@@ -119,7 +119,7 @@ async def test_a_worktree_that_cannot_be_removed_is_kept_and_said(tmp_path: Path
 async def test_success_without_a_change_is_no_success(tmp_path: Path) -> None:
     """An agent that ends well but leaves no change failed, whatever it says."""
     async with _rig(tmp_path, make_repo(tmp_path)) as rig:
-        task = await rig.carry(await rig.add(NewTask("Nothing", script="say all done", **CODED)))
+        task = await rig.carry(await rig.add(_coded("say all done")))
     assert task.state is State.QUEUED
     assert task.failure is not None
     assert task.failure.code == "no_change"
@@ -128,7 +128,7 @@ async def test_success_without_a_change_is_no_success(tmp_path: Path) -> None:
 async def test_no_change_is_fine_where_the_task_allows_it(tmp_path: Path) -> None:
     """A task that allows it is completed without a commit."""
     async with _rig(tmp_path, make_repo(tmp_path)) as rig:
-        task = await rig.carry(await rig.add(NewTask("Look", script="say ok", allow_no_change=True, **CODED)))
+        task = await rig.carry(await rig.add(_coded("say ok", allow_no_change=True)))
     assert task.state is State.COMPLETED
     assert task.commit is None
 
@@ -179,13 +179,8 @@ async def test_a_program_sees_its_task_run_and_shard(rig: Rig) -> None:
 async def test_a_red_test_sends_the_work_back_until_it_is_green(tmp_path: Path) -> None:
     """The tail of a red test's output becomes the next apply's feedback; a green one completes the task."""
     check = ("sh", "-c", "echo looked at f; grep good f")
-    task = NewTask(
-        "Make f good",
-        script="[round 0] edit f bad\n[round >= 1] edit f good",
-        phases=(Phase.APPLY, Phase.TEST),
-        test=check,
-        **CODED,
-    )
+    script = "[round 0] edit f bad\n[round >= 1] edit f good"
+    task = _coded(script, phases=(Phase.APPLY, Phase.TEST), test=check)
     async with _rig(tmp_path, make_repo(tmp_path)) as rig:
         task_id = await rig.add(task)
         applied = await rig.carry(task_id)
@@ -443,8 +438,9 @@ def test_without_paths_and_tests_the_prompt_says_nothing_of_them() -> None:
 
 def test_a_later_prompt_says_that_work_was_begun() -> None:
     """A task that ran before is told to look at what is there, and is told the task again."""
-    text = prompt_for(replace(_task(), runs=1), test=())
-    assert "interrupted" in text
+    text = prompt_for(replace(_task(), runs=1, failure=Failure("exit", "no \x1b[31mdisk")), test=())
+    assert "ended before it was done (no" in text
+    assert "\x1b" not in text
     assert "Mend the parser." in text
 
 
@@ -459,6 +455,10 @@ def test_feedback_makes_it_a_rework() -> None:
 def test_run_files_are_a_thousand_to_a_directory() -> None:
     """The files of a run stand under its thousand, so that no directory grows without end."""
     assert run_files(Path("/s"), 1234567) == Path("/s/runs/1234/1234567")
+
+
+def _coded(script: str, **fields: Any) -> NewTask:
+    return scripted(script, workspace=WorkspaceKind.REPO, **fields)
 
 
 def _task() -> Task:

@@ -65,9 +65,9 @@ class Brief:
 
 @dataclass(frozen=True, slots=True)
 class Spawned:
-    """The agent's process exists; register and attach it."""
+    """The agent is at work; register and attach its process. None: it works inside Hive's own."""
 
-    process: ProcessRecord
+    process: ProcessRecord | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from hive.agent import Brief, Emit, LimitSeen, Said
+from hive.agent import Brief, Emit, LimitSeen, Said, Spawned
 from hive.agent.command import outcome_of, printable
 from hive.agent.output import last_bytes, output_file
 from hive.agent.process import Launcher, SpawnFailed, Sweep, child_env, supervise
@@ -92,6 +92,7 @@ class _Play:
 
     async def run(self, script: Script) -> Outcome:
         """Do the steps until one ends the run."""
+        self._emit(Spawned(None))
         try:
             return self._complete(await self._steps(script))
         except asyncio.CancelledError:

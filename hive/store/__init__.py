@@ -242,8 +242,11 @@ class Store(Protocol):
         """Return those of the runs that are open, with their tasks."""
         ...
 
-    async def attach(self, run_id: RunId, process: ProcessRecord) -> bool:
-        """Note the agent's process; False when the run is no longer open (stop the agent then)."""
+    async def attach(self, run_id: RunId, process: ProcessRecord | None) -> bool:
+        """Note that the agent is at work, and its process; False when the run is no longer open (stop the agent then).
+
+        Called again when the agent goes on in another process; the run has started only once.
+        """
         ...
 
     async def workspace(self, task_id: TaskId, path: str, branch: str | None, base: str | None) -> None:

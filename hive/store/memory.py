@@ -91,13 +91,14 @@ class MemoryStore:
     async def load(self, run_ids: Sequence[RunId]) -> list[Assignment]:
         return [self._assignment(run) for run in self._tables.open_runs() if run.id in run_ids]
 
-    async def attach(self, run_id: RunId, process: ProcessRecord) -> bool:
+    async def attach(self, run_id: RunId, process: ProcessRecord | None) -> bool:
         run = self._tables.runs.get(run_id)
         if run is None or run.ended_at_ms is not None:
             return False
         started_at_ms = self._tables.now_ms() if run.started_at_ms is None else run.started_at_ms
-        self._tables.runs[run_id] = replace(run, process=process, started_at_ms=started_at_ms)
-        self._tables.record(facts.started(self._tables.runs[run_id]))
+        self._tables.runs[run_id] = replace(run, process=process or run.process, started_at_ms=started_at_ms)
+        if run.started_at_ms is None:
+            self._tables.record(facts.started(self._tables.runs[run_id]))
         return True
 
     async def workspace(self, task_id: TaskId, path: str, branch: str | None, base: str | None) -> None:

@@ -93,7 +93,7 @@ class SqliteStore:
     async def load(self, run_ids: Sequence[RunId]) -> list[Assignment]:
         return await self._engine.read(reads.load(run_ids))
 
-    async def attach(self, run_id: RunId, process: ProcessRecord) -> bool:
+    async def attach(self, run_id: RunId, process: ProcessRecord | None) -> bool:
         return await self._engine.write(lambda tx: writes.attach(tx, run_id, process))
 
     async def workspace(self, task_id: TaskId, path: str, branch: str | None, base: str | None) -> None:

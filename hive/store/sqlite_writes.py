@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from hive import lifecycle
 from hive.lifecycle import Rules, Trigger
@@ -17,6 +18,8 @@ from hive.store.graph import adopted, need_failure, order_needs
 from hive.store.rows import clean, dump, dump_spec, failure_columns, run_of, task_of, usage_columns
 from hive.store.sqlite_database import Tx
 from hive.store.sqlite_moves import cancel_tree, children, close_goal, get, record, ripple
+
+NO_PROCESS: Mapping[str, object] = MappingProxyType({"pid": None, "started": None, "boot_id": None})
 
 
 def add(tx: Tx, tasks: Sequence[NewTask], parent: TaskId | None = None) -> list[Added]:
@@ -149,22 +152,16 @@ def _open_run(tx: Tx, task_id: TaskId, shard: str, host: str) -> Claimed:
     return Claimed(run.id, task_id, shard)
 
 
-def attach(tx: Tx, run_id: RunId, process: ProcessRecord) -> bool:
-    """Note the process of an open run."""
-    row = tx.one(
-        "attach",
-        {
-            "run_id": run_id,
-            "pid": process.pid,
-            "started": process.started,
-            "boot_id": process.boot_id,
-            "now_ms": tx.now_ms,
-        },
-    )
-    if row is None:
-        return False
-    record(tx, [facts.started(run_of(row))])
-    return True
+def attach(tx: Tx, run_id: RunId, process: ProcessRecord | None) -> bool:
+    """Note that the agent of an open run is at work, and its process."""
+    known = NO_PROCESS
+    if process is not None:
+        known = {"pid": process.pid, "started": process.started, "boot_id": process.boot_id}
+    first = tx.one("attach_first", {"run_id": run_id, "now_ms": tx.now_ms, **known})
+    if first is not None:
+        record(tx, [facts.started(run_of(first))])
+        return True
+    return tx.run("attach_again", {"run_id": run_id, **known}) > 0
 
 
 def workspace(tx: Tx, task_id: TaskId, path: str, branch: str | None, base: str | None) -> None:

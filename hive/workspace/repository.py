@@ -62,8 +62,7 @@ def find_source(git: Git, path: Path, base: str | None) -> Source:
     if not path.is_dir():
         raise _no_repository(path, "no such directory")
     wanted = "HEAD" if base is None else base
-    if wanted.startswith("-"):
-        raise _no_base(path, wanted)
+    # With the suffix no text is an option of rev-parse; what is not a commit does not come out as exactly one object.
     answer = Place(git, path).ask(*_REV_PARSE, "--git-common-dir", "--show-toplevel", f"{wanted}^{{commit}}")
     lines = answer.out.splitlines()
     if answer.code != 0 or len(lines) != 3 or not _OID.fullmatch(lines[2]):
@@ -152,11 +151,13 @@ def _unusable(path: Path, why: str, fix: str) -> NotReady:
     return NotReady(f"tasks cannot start from {path}", code="H211", where=str(path), why=why, fix=fix)
 
 
-def _no_base(path: Path, base: str, err: str = "") -> UsageError:
+def _no_base(path: Path, base: str, err: str) -> UsageError:
     return UsageError(
         f"base {base!r} is no commit of this repository",
         code="H212",
         where=str(path),
-        why=err.strip().removeprefix("fatal: ").splitlines()[0] if err.strip() else "it starts with a dash",
+        why=err.strip().removeprefix("fatal: ").splitlines()[0]
+        if err.strip()
+        else "it is not the name of a single commit",
         fix="name a branch, tag or commit that `git log` can show, or fetch it first",
     )

@@ -234,7 +234,7 @@ def test_this_kernel_has_process_descriptors_where_python_has() -> None:
 
 def test_strays_are_marks_of_one_store_without_a_living_shard(starter: Starter) -> None:
     """Only what carries a mark of this very store and belongs to no living shard is astray."""
-    starter("echo; sleep 60", HIVE_SHARD="dead.0")
+    starter("echo; exec sleep 60", HIVE_SHARD="dead.0")
     prefix = f"{starter.mark[:-1]}"
     assert strays(prefix, ["alive.0"]) == {starter.mark}
     assert strays(prefix, ["dead.0"]) == set()

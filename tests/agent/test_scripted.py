@@ -128,7 +128,7 @@ async def test_run_starts_a_real_program(agent: ScriptedAgent, brief: Brief, eve
     assert isinstance(outcome, Succeeded)
     assert outcome.summary == "after"
     assert (brief.directory / "here").read_text().strip() == brief.mark
-    assert len([event for event in events if isinstance(event, Spawned)]) == 1
+    assert len([event for event in events if isinstance(event, Spawned) and event.process is not None]) == 1
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ async def test_limit_says_when_it_is_over(timeless: ScriptedAgent, brief: Brief,
     outcome = await timeless.run(replace(brief, script="limit 90"), events.append)
     assert isinstance(outcome, Limited)
     assert outcome.resets_at_ms == clock.now_ms() + 90_000
-    assert events == [LimitSeen("scripted", rejected=True, resets_at_ms=outcome.resets_at_ms)]
+    assert events == [Spawned(None), LimitSeen("scripted", rejected=True, resets_at_ms=outcome.resets_at_ms)]
 
 
 async def test_sleep_waits_on_the_clock(timeless: ScriptedAgent, brief: Brief, clock: ManualClock) -> None:

@@ -351,6 +351,16 @@ class TestCarry:
         [run] = await store.runs(task_id)
         assert (run.process, run.started_at_ms) == (replace(PROCESS, pid=4712), started_at_ms)
 
+    async def test_attach_again_is_no_second_start(self, store: Store) -> None:
+        """An agent that goes on in another process, or works in none, has started once."""
+        _, run_id = await start(store, NewTask("t"))
+        assert await store.attach(run_id, None)
+        assert await store.attach(run_id, PROCESS)
+        assert await store.attach(run_id, None)
+        [found] = await store.load([run_id])
+        assert found.run.process == PROCESS
+        assert [event.kind for event in await store.events()].count("run.started") == 1
+
     async def test_attach_to_an_ended_run_declines(self, store: Store, clock: ManualClock) -> None:
         """Nobody may start an agent for a run that is not open."""
         task_id, run_id = await start(store, NewTask("t"))

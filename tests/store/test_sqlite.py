@@ -16,7 +16,7 @@ from hive.errors import HiveError, StoreError, StoreUnavailable, StoreUnsupporte
 from hive.model import NewTask, State
 from hive.store import TaskQuery, open_store
 from hive.store.sqlite import SqliteStore
-from hive.store.sqlite_database import APPLICATION_ID, Database, Statements, connect, refuse_network
+from hive.store.sqlite_database import APPLICATION_ID, Database, Row, Statements, Tx, connect, refuse_network
 from hive.store.sqlite_library import has_wal_reset_bug, sqlite3
 from tests.conftest import ROOT, missing_part
 
@@ -236,8 +236,8 @@ WRONG = {
     "SELECT batch_id, key, role, priority, spec, state, phase, created_at_ms FROM task",
     "two open runs of a task": "INSERT INTO run (task_id, phase, attempt, round, shard, host, opened_at_ms) "
     "VALUES (1, 'apply', 1, 0, 's', 'h', 0), (1, 'apply', 1, 0, 's', 'h', 0)",
-    "an end without an outcome": "INSERT INTO run (task_id, phase, attempt, round, shard, host, opened_at_ms, ended_at_ms) "
-    "VALUES (1, 'apply', 1, 0, 's', 'h', 0, 1)",
+    "an end without an outcome": "INSERT INTO run (task_id, phase, attempt, round, shard, host, opened_at_ms, "
+    "ended_at_ms) VALUES (1, 'apply', 1, 0, 's', 'h', 0, 1)",
     "a run of no task": "INSERT INTO run (task_id, phase, attempt, round, shard, host, opened_at_ms) "
     "VALUES (4711, 'apply', 1, 0, 's', 'h', 0)",
     "a second row of steering": "INSERT INTO steering (id) VALUES (2)",
@@ -290,7 +290,7 @@ def test_a_read_sees_one_moment(path: Path) -> None:
     """What is committed while a read is under way is not seen by it."""
     with _database(path) as one, _database(path) as other:
 
-        def look(tx):  # type: ignore[no-untyped-def]
+        def look(tx: Tx) -> tuple[list[Row], list[Row]]:
             before = tx.all("batch_id", {"name": "new"})
             other.write(lambda tx: tx.run("batch_add", {"name": "new", "now_ms": 1}))
             return before, tx.all("batch_id", {"name": "new"})
@@ -304,7 +304,7 @@ def test_a_transaction_reads_the_clock_once(path: Path) -> None:
     clock = ManualClock(now_ms=5_000)
     with _database(path, clock) as database:
 
-        def twice(tx):  # type: ignore[no-untyped-def]
+        def twice(tx: Tx) -> tuple[int, int]:
             first = tx.now_ms
             clock.advance(1.0)
             return first, tx.now_ms
@@ -361,12 +361,12 @@ def test_a_killed_writer_loses_nothing_it_acknowledged(path: Path) -> None:
 
 def test_nobody_opens_the_database_file() -> None:
     """No code of the package opens a file by a name that could be the database's: POSIX would drop SQLite's locks."""
-    found = []
-    for file in (ROOT / "hive").rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Call) and _opens(node) and _names_a_database(node):
-                found.append(f"{file.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}")
-    assert found == []
+    assert [
+        f"{file.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}"
+        for file in (ROOT / "hive").rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and _opens(node) and _names_a_database(node)
+    ] == []
 
 
 def test_the_rule_finds_what_it_is_for() -> None:
@@ -393,7 +393,7 @@ def test_aiosqlite_uses_the_chosen_library() -> None:
     """Readers and the writer of a process run on the same library."""
     import aiosqlite.core
 
-    assert aiosqlite.core.sqlite3.connect is sqlite3.connect
+    assert vars(aiosqlite.core)["sqlite3"].connect is sqlite3.connect
 
 
 @pytest.mark.parametrize(
@@ -412,7 +412,7 @@ def test_aiosqlite_uses_the_chosen_library() -> None:
         ((3, 53, 0), False),
     ],
 )
-def test_versions_with_the_bug_are_known(version: tuple[int, int, int], affected: bool) -> None:
+def test_versions_with_the_bug_are_known(*, version: tuple[int, int, int], affected: bool) -> None:
     """The write-ahead-log reset bug is known by version, with the releases it was mended in."""
     assert has_wal_reset_bug(version) is affected
 
@@ -492,7 +492,9 @@ _OPENERS = {"open", "read_bytes", "write_bytes", "read_text", "write_text", "cop
 
 def _opens(call: ast.Call) -> bool:
     function = call.func
-    name = function.attr if isinstance(function, ast.Attribute) else function.id if isinstance(function, ast.Name) else ""
+    name = (
+        function.attr if isinstance(function, ast.Attribute) else function.id if isinstance(function, ast.Name) else ""
+    )
     return name in _OPENERS
 
 
@@ -501,7 +503,11 @@ def _names_a_database(call: ast.Call) -> bool:
     parts: list[ast.AST] = list(call.args[:1])
     if isinstance(call.func, ast.Attribute):
         parts.append(call.func.value)
-    names = {node.id if isinstance(node, ast.Name) else node.attr for part in parts for node in ast.walk(part) if isinstance(node, (ast.Name, ast.Attribute))}
+    names = {
+        node.id if isinstance(node, ast.Name) else node.attr
+        for part in parts
+        for node in ast.walk(part)
+        if isinstance(node, (ast.Name, ast.Attribute))
+    }
     words = {word for name in names for word in name.lower().split("_")}
     return bool(words & {"db", "database"})
-

@@ -45,7 +45,7 @@ NEEDS = "INSERT INTO need (task_id, needs_id) SELECT id, id - 1 FROM task WHERE 
 # What may be read from one end to the other: counters and batches are few, json_each is an argument, and run_open holds
 # nothing but the open runs.
 SMALL = re.compile(
-    r"SCAN (counter|batch|wanted VIRTUAL TABLE.*|json_each VIRTUAL TABLE.*|CONSTANT ROW|run USING( COVERING)? INDEX run_open)"
+    r"SCAN (counter|batch|CONSTANT ROW|run USING( COVERING)? INDEX run_open|(wanted|json_each) VIRTUAL TABLE.*)"
 )
 # Lists for people: they may go through all tasks, a page at a time.
 LISTS = {"tasks", "tasks_newest"}
@@ -100,7 +100,7 @@ def test_each_statement_is_served_by_its_index(full: Database, name: str, index:
     assert any(f"INDEX {index}" in step for step in _plan(full, name))
 
 
-@pytest.mark.parametrize("name", ["load", "task_get", "run_get", "run_end", "task_step", "claim_task", "attach"])
+@pytest.mark.parametrize("name", ["load", "task_get", "run_get", "run_end", "task_step", "claim_task", "attach_first", "attach_again"])
 def test_single_rows_are_found_by_their_number(full: Database, name: str) -> None:
     """Ids lead straight to the row."""
     steps = _plan(full, name)
@@ -129,19 +129,20 @@ def test_how_the_queue_stands_is_told_at_once(full: Database) -> None:
     took_s = []
     for _ in range(5):
         began_s = time.perf_counter()
-        rows = full.read(lambda tx: tx.all("counts"))
+        full.read(lambda tx: tx.all("counts"))
         took_s.append(time.perf_counter() - began_s)
     assert statistics.median(took_s) < 0.02
+    rows = full.read(lambda tx: tx.all("counts"))
     assert sum(row["n"] for row in rows if row["state"] is not None) == ROWS
 
 
 def _claim_s(database: Database) -> float:
     """Return the median time of a claim of one task, in seconds; nothing stays claimed."""
     took_s = []
-    for number in range(15):
+    for _ in range(15):
         began_s = time.perf_counter()
         with pytest.raises(ZeroDivisionError):  # rolls it back
-            database.write(lambda tx: len(writes.claim(tx, "h", {f"x{number}": 1}, Limits(10_000))) and 1 // 0)
+            database.write(lambda tx: len(writes.claim(tx, "h", {"x": 1}, Limits(10_000))) and 1 // 0)
         took_s.append(time.perf_counter() - began_s)
     return statistics.median(took_s)
 

@@ -103,7 +103,7 @@ async def test_after_closing_nothing_is_accepted(store: SqliteStore) -> None:
     await store.close()
     for verb in (store.add([_task(1)]), store.tasks(TaskQuery()), store.counts()):
         with pytest.raises(StoreUnavailable, match="closed") as caught:
-            await verb  # type: ignore[misc]
+            await verb
         assert caught.value.code == "H301"
     assert not _engine(store)._thread.is_alive()
 
@@ -169,11 +169,15 @@ async def test_a_reader_cannot_write(store: SqliteStore) -> None:
 
 async def test_an_open_that_fails_leaves_no_thread(path: Path) -> None:
     """A file that is no queue is refused by name, and nothing stays behind."""
-    path.write_bytes(b"no database" * 100)
+    _spoil(path)
     with pytest.raises(StoreUnsupported) as caught:
         await SqliteStore.open(path, clock=SystemClock(), boot_id="b")
     assert caught.value.code == "H306"
     await until(lambda: not [one for one in threading.enumerate() if one.name == "hive-store-writer"])
+
+
+def _spoil(path: Path) -> None:
+    path.write_bytes(b"no database" * 100)
 
 
 def _task(number: int) -> NewTask:

@@ -254,6 +254,18 @@ def test_a_detached_worktree_is_put_back_with_its_files(
     assert workspaces.seal_blocking(workspace, a_task(), "").files == 3
 
 
+def test_files_outlive_their_branch(workspaces: Workspaces, user: Checkout) -> None:
+    """Even when git has forgotten the worktree and its branch was deleted, the files are there, as changes."""
+    workspace = workspaces.open_blocking(a_task(), user.path)
+    agent = user.at(workspace.path)
+    agent.write("draft.txt", "draft\n")
+    _pruned(agent, user)
+    user.git("branch", "-D", str(workspace.branch))
+    assert workspaces.open_blocking(a_task(), user.path) == workspace
+    assert agent.git("rev-parse", str(workspace.branch)) == workspace.base_commit
+    assert agent.git("status", "--porcelain") == "?? draft.txt"
+
+
 def test_a_repository_an_agent_made_in_place_of_the_link_is_kept(workspaces: Workspaces, user: Checkout) -> None:
     """`rm .git && git init` by an agent is undone, and its repository moved out, beside the worktree."""
     workspace = workspaces.open_blocking(a_task(), user.path)

@@ -1,3 +1,0 @@
-UPDATE run SET pid = :pid, pid_started = :started, boot_id = :boot_id, started_at_ms = coalesce(started_at_ms, :now_ms)
-WHERE id = :run_id AND ended_at_ms IS NULL
-RETURNING {run_columns};
