@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from hive.agent import Agent
 from hive.agent.process import Launcher
@@ -21,6 +22,7 @@ from hive.errors import StoreUnavailable
 from hive.model import NewEvent, NewTask, ProcessRecord, RunId, Task, TaskId, WorkspaceKind
 from hive.shard import open_agent
 from hive.store import Limits, Store
+from hive.store.memory import MemoryStore
 from hive.store.sqlite import SqliteStore
 from hive.store.sqlite_inline import InlineEngine
 from hive.worker import Tools, Worker
@@ -78,6 +80,11 @@ def command(*argv: str, **fields: Any) -> NewTask:
     return NewTask(
         **{"title": "a task", "agent": "command", "command": argv, "workspace": WorkspaceKind.NONE, **fields}
     )
+
+
+def memory(clock: Clock | None = None) -> MemoryStore:
+    """Return a store with a name of its own: two tests at once must not stop each other's agents."""
+    return MemoryStore(clock or SystemClock(), store_id=uuid4().hex[:12])
 
 
 class Rig:

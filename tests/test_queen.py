@@ -17,7 +17,7 @@ from hive.queen import Queen, finished
 from hive.store import Cancel, Counts, Hold, Limits, Release, Steer, Store
 from hive.store.memory import MemoryStore
 from hive.store.sqlite import SqliteStore
-from tests.rig import HOST, agent_process, alive, fill_disk, scripted, settings_for, until, until_awaited
+from tests.rig import HOST, agent_process, alive, fill_disk, memory, scripted, settings_for, until, until_awaited
 
 LIVE = "here.0.live"
 OTHER = "here.1.live"
@@ -86,7 +86,7 @@ async def court(
     **changes: Any,
 ) -> AsyncIterator[Court]:
     clock = clock or SystemClock()
-    found = Court(directory, store or MemoryStore(clock), shards, clock, changes)
+    found = Court(directory, store or memory(clock), shards, clock, changes)
     if start:
         found.start()
     yield found
@@ -160,7 +160,7 @@ async def test_she_waits_for_what_comes_due(tmp_path: Path) -> None:
 
 async def test_what_was_claimed_but_never_dealt_is_dealt_by_her_successor(tmp_path: Path) -> None:
     """A queen that died between claim and deal leaves open runs: the next one's first act is to deal them."""
-    store = MemoryStore(SystemClock())
+    store = memory()
     await store.add([scripted("say x"), scripted("say x")])
     claimed = await store.claim(HOST, {LIVE: 2}, Limits(agents=2))
     async with court(tmp_path, store) as here:
@@ -170,7 +170,7 @@ async def test_what_was_claimed_but_never_dealt_is_dealt_by_her_successor(tmp_pa
 
 async def test_runs_of_dead_incarnations_start_again_after_their_agents_were_stopped(tmp_path: Path) -> None:
     """An agent that ignores TERM is dead before its task is dealt again; that is told as a fact."""
-    store = MemoryStore(SystemClock(), store_id="f" * 12)
+    store = memory()
     await store.add([scripted("say x")])
     [claim] = await store.claim(HOST, {DEAD: 1}, Limits(agents=1))
     with agent_process(f"{store.store_id}.{claim.run_id}", "trap '' TERM; while :; do sleep 1; done", DEAD) as agent:
@@ -193,7 +193,7 @@ async def test_runs_of_dead_incarnations_start_again_after_their_agents_were_sto
 
 async def test_what_an_ended_run_of_a_dead_shard_left_behind_is_stopped(tmp_path: Path) -> None:
     """A daemon whose run ended well goes too, if its shard died before looking for it; those of others stay."""
-    store = MemoryStore(SystemClock(), store_id="e" * 12)
+    store = memory()
     with (
         agent_process(f"{store.store_id}.1", "sleep 300", DEAD) as stray,
         agent_process(f"{store.store_id}.2", "sleep 300", LIVE) as ours,
@@ -208,7 +208,7 @@ async def test_what_an_ended_run_of_a_dead_shard_left_behind_is_stopped(tmp_path
 
 async def test_agents_of_living_shards_are_left_alone(tmp_path: Path) -> None:
     """A new queen touches no run of a shard that lives."""
-    store = MemoryStore(SystemClock(), store_id="c" * 12)
+    store = memory()
     await store.add([scripted("say x")])
     [claim] = await store.claim(HOST, {LIVE: 1}, Limits(agents=1))
     with agent_process(f"{store.store_id}.{claim.run_id}", "sleep 300", LIVE) as agent:

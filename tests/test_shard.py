@@ -15,8 +15,7 @@ from hive.errors import ConfigError
 from hive.model import Lost, NewTask, Outcome, ProcessRecord, Reason, RunId, State, Succeeded, TaskId
 from hive.shard import Place, Shard
 from hive.store import Cancel, Limits
-from hive.store.memory import MemoryStore
-from tests.rig import HOST, SHARD, alive, command, scripted, settings_for, until, until_awaited
+from tests.rig import HOST, SHARD, alive, command, memory, scripted, settings_for, until, until_awaited
 
 NEVER = {"renew_s": 1000.0, "lease_s": 3000.0}
 
@@ -26,7 +25,7 @@ class Bench:
 
     def __init__(self, directory: Path, **changes: Any) -> None:
         self.settings = settings_for(directory, **{**NEVER, **changes})
-        self.store = MemoryStore(SystemClock())
+        self.store = memory()
         self.ended: list[RunId] = []
         self.registered: list[ProcessRecord] = []
         self.forgotten: Callable[[int], None] = lambda _: None

@@ -31,10 +31,9 @@ from hive.model import (
     WorkspaceKind,
 )
 from hive.store import Retry
-from hive.store.memory import MemoryStore
 from hive.store.sqlite import SqliteStore
 from hive.worker import prompt_for, run_files, session_for
-from tests.rig import HOST, SHARD, Rig, alive, command, fill_disk, make_repo, scripted, settings_for, until
+from tests.rig import HOST, SHARD, Rig, alive, command, fill_disk, make_repo, memory, scripted, settings_for, until
 from tests.workspace.conftest import Checkout
 
 
@@ -49,7 +48,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
 async def _rig(tmp_path: Path, user: Checkout | None = None, **changes: object) -> AsyncIterator[Rig]:
     launcher = Launcher(SystemClock())
     settings = settings_for(tmp_path, repo=user.path if user else None, **changes)
-    yield Rig(settings, MemoryStore(SystemClock()), launcher)
+    yield Rig(settings, memory(), launcher)
     await launcher.sweeper.sweep()
     launcher.close()
 

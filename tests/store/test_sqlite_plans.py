@@ -100,7 +100,9 @@ def test_each_statement_is_served_by_its_index(full: Database, name: str, index:
     assert any(f"INDEX {index}" in step for step in _plan(full, name))
 
 
-@pytest.mark.parametrize("name", ["load", "task_get", "run_get", "run_end", "task_step", "claim_task", "attach_first", "attach_again"])
+@pytest.mark.parametrize(
+    "name", ["load", "task_get", "run_get", "run_end", "task_step", "claim_task", "attach_first", "attach_again"]
+)
 def test_single_rows_are_found_by_their_number(full: Database, name: str) -> None:
     """Ids lead straight to the row."""
     steps = _plan(full, name)
