@@ -20,7 +20,8 @@ def timed(benchmark: BenchmarkFixture, directory: Path, *arguments: str) -> None
     """Benchmark a command ten times after a warm-up."""
 
     def once() -> None:
-        subprocess.run([*HIVE, *arguments], cwd=directory, capture_output=True, check=True, env={"PYTHONPATH": str(ROOT)})
+        environ = {"PYTHONPATH": str(ROOT)}
+        subprocess.run([*HIVE, *arguments], cwd=directory, capture_output=True, check=True, env=environ)
 
     benchmark.pedantic(once, rounds=10, warmup_rounds=1)
 

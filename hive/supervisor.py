@@ -41,6 +41,7 @@ _FORWARDED = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIG
 _FLAP_WINDOW_S = 30.0
 _FLAP_FREE = 3  # so many deaths within the window are restarted at once
 _FLAP_MOST = 10
+_LONGEST_TMPDIR = 80
 _FLAP_DELAY_S = 2.0  # longest wait; so short that one process which dies at once reaches `_FLAP_MOST` in the window
 # To shards, by severity: drain, interrupt, kill. Three kinds, because two pending signals of one kind are only one.
 _ORDERS = {1: signal.SIGTERM, 2: signal.SIGUSR2, 3: signal.SIGKILL}
@@ -162,7 +163,9 @@ class Supervisor:
         self._lifeline_read, self._lifeline_write = os.pipe()
         self._queen_read, self._queen_write = os.pipe()
         os.set_blocking(self._queen_read, False)
-        self._directory = Path(tempfile.mkdtemp(prefix="hive-"))
+        # A socket's path has at most 104 characters (macOS); a deep TMPDIR would leave no room.
+        deep = len(tempfile.gettempdir()) > _LONGEST_TMPDIR
+        self._directory = Path(tempfile.mkdtemp(prefix="hive-", dir="/tmp" if deep else None))  # noqa: S108 - 0700
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(self._directory / "guardian"))
         self._listener.listen(64)

@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import combinations
@@ -62,6 +61,8 @@ class Engine:
         self.directory = directory
         self.settings = settings_for(directory, **{"beat_s": 0.05, **changes})
         self.out, self.err = directory / "engine.out", directory / "engine.err"
+        self.temporary = directory / "t"
+        self.temporary.mkdir(exist_ok=True)
         self.process: subprocess.Popen[bytes]
         with self.open() as hive:
             self.ids = [added.id for added in hive.add(tasks)]
@@ -76,6 +77,7 @@ class Engine:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", ENGINE, json.dumps(given, default=str)],
                 cwd=ROOT,
+                env={**os.environ, "TMPDIR": str(self.temporary)},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -147,12 +149,11 @@ def engine(
 
 def test_the_engine_ends_when_nothing_is_left(tmp_path: Path) -> None:
     """With all tasks completed every process ends by itself, and nothing but the queue remains."""
-    before = set(Path(tempfile.gettempdir()).glob("hive-*"))
     with engine(tmp_path, command("true"), command("true"), shards=2) as here:
         assert here.end() == {"signal": None, "gave_up": "", "stopped": False}
         assert [task.state for task in here.tasks()] == [State.COMPLETED] * 2
         assert here.err.read_text() == ""
-    assert set(Path(tempfile.gettempdir()).glob("hive-*")) <= before
+        assert list(here.temporary.iterdir()) == []
 
 
 def test_the_watcher_lives_as_long_as_the_work(tmp_path: Path) -> None:

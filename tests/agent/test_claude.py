@@ -161,6 +161,7 @@ async def test_a_killed_run_is_resumed_in_another_slot(stage: Stage, claude_cli:
     running = asyncio.create_task(agent.run(first, stage.events.append))
     await until((stage.brief.directory / "begun").exists)
     [spawned] = [event for event in stage.events if isinstance(event, Spawned)]
+    assert spawned.process is not None
     os.killpg(spawned.process.pid, signal.SIGKILL)
     killed = errored(await running)
     assert (killed.code, killed.retryable, killed.exit_code) == ("signal", True, -signal.SIGKILL)
