@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from hive.clock import Clock, SystemClock
 from hive.errors import HiveError, UsageError
@@ -29,8 +29,15 @@ from hive.store import (
     open_store,
 )
 
+if TYPE_CHECKING:
+    import asyncio
+    import subprocess
+
 T = TypeVar("T")
 _TAIL_S = 0.25
+# How long an engine may take after the first TERM, which drains, and after the second, which stops agents: these get
+# `grace` (5 s unless set otherwise), and the guardian has to see to the last of them.
+_STOP_PATIENCE_S = (1.0, 20.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +74,12 @@ class Hive:
         """Add tasks, all or none; an existing key answers with the task that is there.
 
         Raises:
-            UsageError: A need is unknown or needs form a cycle; nothing was added.
+            UsageError: A need is unknown, needs form a cycle, or a task asks for nothing that an engine could do;
+                nothing was added.
         """
+        from hive.preflight import check_shape
+
+        check_shape(tasks)
         return await self._store.add(tasks)
 
     async def task(self, task_id: int) -> Task | None:
@@ -147,15 +158,25 @@ class Hive:
     async def run(self, *arguments: str) -> Summary:
         """Work the queue until nothing is left; `arguments` are those of `hive run`.
 
+        When this is cancelled the engine is stopped first; its running agents are given a moment to end.
+
         Raises:
             HiveError: The engine could not start; the message is its own.
         """
         import asyncio
 
         process = await asyncio.create_subprocess_exec(
-            *engine_argv(self._url, arguments), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+            *engine_argv(self._url, arguments),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            process_group=0,
         )
-        out, err = await process.communicate()
+        ended = asyncio.ensure_future(process.communicate())
+        try:
+            out, err = await asyncio.shield(ended)
+        except asyncio.CancelledError:
+            await _stop(process, ended)
+            raise
         return summary_of(out, err, process.returncode)
 
     async def close(self) -> None:
@@ -261,11 +282,17 @@ class SyncHive:
             self._pause()
 
     def run(self, *arguments: str) -> Summary:
-        """See `Hive.run`."""
+        """See `Hive.run`; what cancels here is an exception out of a signal handler, such as `KeyboardInterrupt`."""
         import subprocess
 
-        done = subprocess.run(engine_argv(self._url, arguments), capture_output=True, check=False)
-        return summary_of(done.stdout, done.stderr, done.returncode)
+        argv = engine_argv(self._url, arguments)
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0) as process:
+            try:
+                out, err = process.communicate()
+            except BaseException:
+                _stop_blocking(process)
+                raise
+        return summary_of(out, err, process.returncode)
 
     def close(self) -> None:
         """See `Hive.close`."""
@@ -323,14 +350,49 @@ def drive(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 def engine_argv(url: str, arguments: Sequence[str]) -> list[str]:
-    """Return the command that starts an engine on a queue: this very binary, or this Python."""
+    """Return the command that starts an engine on a queue: this very binary, or this Python.
+
+    Without ``-P`` a directory `hive` where the program happens to stand would be run instead.
+    """
     frozen = getattr(sys, "frozen", False)
-    start = [sys.executable] if frozen else [sys.executable, "-m", "hive"]
+    start = [sys.executable] if frozen else [sys.executable, "-P", "-m", "hive"]
     return [*start, "--db", url, "run", "--json", "--progress", "none", *arguments]
 
 
+async def _stop(process: asyncio.subprocess.Process, ended: asyncio.Future[tuple[bytes, bytes]]) -> None:
+    """Stop an engine: drain, interrupt, kill. Cancelled once more, kill and wait for the last of it only."""
+    import asyncio
+
+    try:
+        for patience_s in _STOP_PATIENCE_S:
+            with suppress(ProcessLookupError):
+                process.terminate()
+            await asyncio.wait([ended], timeout=patience_s)
+            if ended.done():
+                return
+    finally:
+        ended.cancel()
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+def _stop_blocking(process: subprocess.Popen[bytes]) -> None:
+    """See `_stop`."""
+    import subprocess
+
+    try:
+        for patience_s in _STOP_PATIENCE_S:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=patience_s)
+                return
+    finally:
+        process.kill()  # nothing to a process that ended and was waited for
+
+
 def summary_of(out: bytes, err: bytes, code: int | None) -> Summary:
-    """Read what `hive run --json` printed.
+    """Read what `hive run --json` printed: in its last line, where events come before it.
 
     Raises:
         HiveError: It printed no summary; its own words are the message.
@@ -338,7 +400,7 @@ def summary_of(out: bytes, err: bytes, code: int | None) -> Summary:
     import orjson
 
     try:
-        data = orjson.loads(out)
+        data = orjson.loads(out.rstrip().rpartition(b"\n")[2])
         return Summary(data["counts"], data["wall_s"], data["exit"]["code"], data["exit"]["reason"])
     except (orjson.JSONDecodeError, KeyError):
         words = err.decode("utf-8", "replace").strip() or f"exit code {code}"

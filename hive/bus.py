@@ -5,10 +5,11 @@ Facts never pass through here: they are written by the transaction they describe
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from hive.model import Event, Json, NewEvent
 
@@ -28,6 +29,13 @@ class Chatter:
             self._dropped += 1
         self._events.append(event)
 
+    def put_back(self, events: Sequence[NewEvent]) -> None:
+        """Take back what could not be written, before what has come meanwhile; what finds no room is counted."""
+        room = (self._events.maxlen or 0) - len(self._events)
+        kept = events[max(0, len(events) - room) :]
+        self._dropped += len(events) - len(kept)
+        self._events.extendleft(reversed(kept))
+
     def take(self) -> list[NewEvent]:
         """Return and forget what has come, with a note of how much was dropped."""
         events = list(self._events)
@@ -39,9 +47,16 @@ class Chatter:
 
 
 def tell(text: str) -> None:
-    """Say something about the engine itself to the person who started it, at once."""
-    sys.stderr.write(f"hive: {text}\n")
-    sys.stderr.flush()
+    """Say something about the engine itself to the person who started it, at once.
+
+    Whoever listened may be gone, with the terminal or a pipe: that must not end the work.
+    """
+    try:
+        sys.stderr.write(f"hive: {text}\n")
+        sys.stderr.flush()
+    except OSError:
+        # What is buffered would fail again at every flush, the one at exit included.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def line(event: Event) -> str:

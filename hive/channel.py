@@ -71,7 +71,7 @@ class Channel:
             if not data:
                 raise EOFError
             *lines, self._unread = (self._unread + data).split(b"\n")
-            yield from map(_frame, lines)
+            yield from filter(None, map(_frame, lines))
 
     def close(self) -> None:
         self._connection.close()
@@ -83,6 +83,10 @@ class Channel:
         return not self._unsent
 
 
-def _frame(line: bytes) -> Frame:
-    kind, ids = orjson.loads(line)
+def _frame(line: bytes) -> Frame | None:
+    """Return a frame; None for half of one, left by a writer that was killed: it will be told again."""
+    try:
+        kind, ids = orjson.loads(line)
+    except ValueError:
+        return None
     return Frame(kind, tuple(RunId(run_id) for run_id in ids))

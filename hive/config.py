@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from hive.lifecycle import Rules
 
 DEFAULT = "default"
+STATE_DIRECTORY = ".hive"
+DATABASE = "hive.db"
 
 ALLOWED_TOOLS = (
     "Read",
@@ -46,14 +48,14 @@ class Settings:
 
     Attributes:
         repo: Root of the git repository; None outside of one.
-        state_dir: Absolute; not made here.
-        db: ``sqlite:///`` and an absolute path.
+        directory: Where Hive was started, or where ``-C`` points; absolute.
+        db: ``sqlite:///`` and an absolute path without symbolic links.
         environ: The environment these settings were resolved in; may hold secrets, so it is never shown.
         origins: Where each value that is no default came from, by field.
     """
 
     repo: Path | None
-    state_dir: Path
+    directory: Path
     db: str
     cores: int | None = None
     agents: int = 8
@@ -88,6 +90,21 @@ class Settings:
     output_limit_bytes: int = 1 << 30
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
     origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def root(self) -> Path:
+        """Return the directory Hive works for: the repository, or outside of one where Hive was started."""
+        return self.repo or self.directory
+
+    @property
+    def state_dir(self) -> Path:
+        """Return where everything is that belongs to the queue but is not in its database; not made here.
+
+        Follows from the queue's path alone: no two queues share it, and one queue has it wherever Hive is started.
+        """
+        database = Path(self.db.removeprefix("sqlite:///"))
+        own = database.parent.name == STATE_DIRECTORY and database.name == DATABASE
+        return database.parent if own else database.with_name(database.name + ".d")
 
     def origin(self, name: str) -> str:
         """Return where a value came from: ``hive.toml:3``, ``HIVE_AGENTS``, ``--agents`` or ``default``.
@@ -171,7 +188,7 @@ def _files(cwd: Path, repo: Path | None, environ: Mapping[str, str]) -> Iterator
     """Read the files there are, weakest first."""
     upward = [one for one in (cwd, *cwd.parents) if one == cwd or (repo and one.is_relative_to(repo))]
     user = _user_file(environ)
-    if user and (found := read_settings(user, str(user))):
+    if user and (found := read_settings(user, str(user), trusted=True)):
         yield found
     for name, root in (("pyproject.toml", ("tool", "hive")), ("hive.toml", ())):
         for directory in upward:
@@ -278,10 +295,9 @@ def _resolved(cwd: Path, repo: Path | None, environ: Mapping[str, str], merged: 
     origins = {name: given.origin for name, given in merged.items()}
     home = environ.get("HOME", "")
     repo = values["repo"] = _repository(merged["repo"], home) if "repo" in merged else repo
-    state = merged.get("state_dir")
-    values["state_dir"] = _anchored(state, home) if state else (repo or cwd) / ".hive"
-    database = merged.get("db")
-    values["db"] = _database(database, home) if database else f"sqlite:///{values['state_dir'] / 'hive.db'}"
+    values["directory"] = cwd
+    database = _database(merged["db"], home) if "db" in merged else (repo or cwd) / STATE_DIRECTORY / DATABASE
+    values["db"] = f"sqlite:///{os.path.realpath(database)}"  # one queue has one name, whatever link leads to it
     if "claude" in merged and "/" in str(merged["claude"].value):
         values["claude"] = str(_anchored(merged["claude"], home))
     if values.get("test") and "phases" not in values:
@@ -306,7 +322,7 @@ def _anchored(given: Given, home: str) -> Path:
     return Path(os.path.normpath(given.base / written))
 
 
-def _database(given: Given, home: str) -> str:
+def _database(given: Given, home: str) -> Path:
     url = str(given.value)
     scheme, separator, _ = url.partition("://")
     if separator and scheme.split("+")[0] in {"postgres", "postgresql"}:
@@ -317,7 +333,7 @@ def _database(given: Given, home: str) -> str:
     found = _anchored(Given(path, given.origin, given.base, given.refuse), home)
     if path != url and not found.parent.exists() and Path("/" + path).parent.is_dir():
         raise given.refuse(f"`db` would be {found}: an absolute path takes four slashes, sqlite:////{path}", "H102")
-    return f"sqlite:///{found}"
+    return found
 
 
 def _check_together(settings: Settings, merged: Layer) -> None:

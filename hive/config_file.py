@@ -56,13 +56,14 @@ class SettingsFile:
     profiles: dict[str, Profile] = field(default_factory=dict)
 
 
-def read_settings(path: Path, label: str, root: KeyPath = ()) -> SettingsFile | None:
+def read_settings(path: Path, label: str, root: KeyPath = (), *, trusted: bool = False) -> SettingsFile | None:
     """Read and check a whole file, profiles nobody asked for included.
 
     Args:
         path: The file; it may be missing.
         label: What people call it.
         root: Table the settings live in: ``("tool", "hive")`` of a pyproject.toml.
+        trusted: It is the user's own file; any other may have come with a repository somebody else wrote.
 
     Returns:
         None when there is no such file or table.
@@ -73,14 +74,15 @@ def read_settings(path: Path, label: str, root: KeyPath = ()) -> SettingsFile | 
     content = _content(path, label)
     if content is None or (root and str(root[-1]) not in content):  # most pyproject files are not ours to parse
         return None
-    return _Reader(path, Source(label, content), root).read()
+    return _Reader(path, Source(label, content), root, trusted=trusted).read()
 
 
 class _Reader:
-    def __init__(self, path: Path, source: Source, root: KeyPath) -> None:
+    def __init__(self, path: Path, source: Source, root: KeyPath, *, trusted: bool) -> None:
         self._base = path.parent
         self._source = source
         self._root = root
+        self._trusted = trusted
         self._places: dict[KeyPath, Place] = {}
 
     def read(self) -> SettingsFile | None:
@@ -129,9 +131,7 @@ class _Reader:
         except BadValueError as error:
             message = f"`{setting.key}` {error.message}"
             raise self._error(message, error.code or "H102", (*path, *error.at), error.note) from None
-        if value == _BYPASS:  # a cloned repository must not be able to switch the guards off
-            message = f"`{setting.key}` cannot be {_BYPASS} in a file: give the flag {setting.flag} {_BYPASS}"
-            raise self._error(message, "H102", path)
+        self._check_allowed(setting, value, path)
         line, _ = self._source.position(self._span(path, on_key=True).start)
         return Given(
             value,
@@ -139,6 +139,18 @@ class _Reader:
             self._base,
             lambda message, code: self._error(message, code, path),
         )
+
+    def _check_allowed(self, setting: Setting, value: object, path: KeyPath) -> None:
+        """Refuse what a cloned repository must not do: switch the guards off, or choose who gets the API key."""
+        if value == _BYPASS:
+            message = f"`{setting.key}` cannot be {_BYPASS} in a file: give the flag {setting.flag} {_BYPASS}"
+            raise self._error(message, "H102", path)
+        if setting.field == "claude" and "/" in str(value) and not self._trusted:
+            message = (
+                f"`{setting.key}` cannot be a path in a file of the repository, only the name of a program on PATH"
+            )
+            fix = f"set {setting.variable}=PATH, or `{setting.key}` in ~/.config/hive/config.toml"
+            raise self._error(message, "H102", path, fix=fix)
 
     def _profiles(self, table: Mapping[str, object]) -> dict[str, Profile]:
         return {name: self._profile(name, value) for name, value in table.items()}
@@ -161,11 +173,12 @@ class _Reader:
         message = f"there is no setting {quoted(prefix + name)}"
         return self._error(message, "H101", path, note, on_key=True)
 
-    def _error(self, message: str, code: str, path: KeyPath, note: str = "", *, on_key: bool = False) -> ConfigError:
+    def _error(
+        self, message: str, code: str, path: KeyPath, note: str = "", *, on_key: bool = False, fix: str = ""
+    ) -> ConfigError:
         span = self._span(path, on_key=on_key)
-        return ConfigError(
-            message, code=code, where=self._source.where(span.start), excerpt=self._source.excerpt(span, note)
-        )
+        where, excerpt = self._source.where(span.start), self._source.excerpt(span, note)
+        return ConfigError(message, code=code, where=where, excerpt=excerpt, fix=fix)
 
     def _span(self, path: KeyPath, *, on_key: bool) -> Span:
         while path not in self._places and path:

@@ -8,7 +8,7 @@ from pathlib import Path
 from hive.config import Settings
 from hive.config_schema import SETTINGS, Setting
 
-_EXAMPLES = {"repo": '"."', "state_dir": '".hive"', "db": '".hive/hive.db"'}
+_EXAMPLES = {"repo": '"."', "db": '".hive/hive.db"'}
 
 
 def detect_test(repo: Path) -> tuple[str, ...]:
@@ -28,7 +28,7 @@ def detect_test(repo: Path) -> tuple[str, ...]:
 
 def render_template(detected_test: tuple[str, ...], base: str | None) -> str:
     """Return a hive.toml that sets only what was detected and shows every other default in a comment."""
-    defaults = Settings(repo=None, state_dir=Path(".hive"), db="")
+    defaults = Settings(repo=None, directory=Path(), db="")
     chosen: dict[str, object] = {"test": detected_test} if detected_test else {}
     if base:
         chosen["base"] = base

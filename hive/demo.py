@@ -64,6 +64,7 @@ def prepare(directory: Path, environ: Mapping[str, str], count: int) -> list[New
     (directory / "check.sh").write_text(_CHECK)
     place = Place(Git(environ), directory)
     place.run("init", "-q", "-b", "main")
+    place.run("config", "core.autocrlf", "false")  # the user's own setting would give the check script CRLF
     place.run("add", "-A")
     identity = ("-c", "user.name=Hive demo", "-c", "user.email=demo@hive.invalid", "-c", "commit.gpgSign=false")
     place.run(*identity, "commit", "-q", "-m", "Start with os.path everywhere")

@@ -19,11 +19,10 @@ from pathlib import Path
 from hive.api import SyncHive, open_sync
 from hive.clock import SystemClock
 from hive.config import Settings
+from hive.ending import Ending, Watcher
 from hive.lock import EngineLock
 from hive.model import FINAL, NewTask, State, TaskId
 from hive.store import Steer, TaskQuery
-from hive.supervisor import Ending
-from hive.sync import Watcher
 from hive.workspace import Workspaces
 
 AGENTS_PER_SHARD = 32

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import selectors
+import shutil
 import signal
 import socket
 import threading
@@ -34,18 +35,20 @@ class _Shard:
     said_goodbye: bool = False
 
 
-def main(listener: socket.socket, lifeline: int, *, grace_s: float) -> None:
+def main(listener: socket.socket, lifeline: int, directory: Path, *, grace_s: float) -> None:
     """Run until the supervisor and every shard are gone.
 
     Args:
         listener: Listening Unix socket that shards connect to.
         lifeline: Read end of a pipe only the supervisor holds open for writing.
+        directory: Holds the socket; removed at the end, since a supervisor that was killed cannot.
         grace_s: Seconds between TERM and KILL.
     """
     os.setsid()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     Guardian(listener, lifeline, grace_s=grace_s, clock=SystemClock()).run()
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 class Guardian:

@@ -6,12 +6,16 @@ included, is gone: the next engine starts only when no agent of this one is left
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from pathlib import Path
 
 from hive.errors import NotReady
+
+try:
+    import fcntl
+except ImportError:  # without forks there is one process, and nobody to keep out but a second start by hand
+    fcntl = None  # type: ignore[assignment]
 
 _PATIENCE_S = 30.0
 _POLL_S = 0.1
@@ -52,6 +56,8 @@ class EngineLock:
         os.close(self._fd)
 
     def _try(self) -> bool:
+        if fcntl is None:
+            return True
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

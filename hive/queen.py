@@ -20,9 +20,9 @@ from hive.channel import Channel
 from hive.clock import Clock, SystemClock
 from hive.config import Settings
 from hive.errors import StoreUnavailable
-from hive.model import Lost, NewEvent, RunId, State
+from hive.model import Interrupted, Lost, NewEvent, RunId, State
 from hive.shard import new_loop
-from hive.store import Counts, Limits, Steering, Store, open_store
+from hive.store import Assignment, Counts, Limits, Steering, Store, open_store
 
 _STEER_S = 0.25
 
@@ -39,6 +39,8 @@ class Queen:
     Args:
         dealers: The living shard incarnations by name.
         agents: Most runs at once, as the engine was started; steering may change it.
+        most: What steering cannot exceed.
+        fell_silent: Told the name of a living shard whose lease ran out.
         asked_to_stop: Told ``drain`` or ``now`` when a person asked for it through the store.
     """
 
@@ -52,6 +54,8 @@ class Queen:
         agents: int,
         clock: Clock,
         asked_to_stop: Callable[[str], None],
+        fell_silent: Callable[[str], None],
+        most: int = 1_000_000,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -60,6 +64,8 @@ class Queen:
         self._agents = agents
         self._clock = clock
         self._asked_to_stop = asked_to_stop
+        self._fell_silent = fell_silent
+        self._most = most
         self._jitter = SystemRandom().random
         self._wake = asyncio.Event()
         self._steering = Steering()
@@ -73,7 +79,6 @@ class Queen:
 
     async def run(self) -> None:
         """Beat until no task can move any more without a person."""
-        await self._recover()
         while True:
             self._wake.clear()
             try:
@@ -84,23 +89,31 @@ class Queen:
                 await self._clock.sleep(self._settings.beat_s)
                 bus.tell(" ".join(error.lines()))
 
-    async def _recover(self) -> None:
-        """Release what dead incarnations carried, after its agents are stopped, and deal again what is open."""
+    async def _look_after(self) -> None:
+        """Take over what nobody carries, and deal again what is open. The first act of every queen."""
         living = list(self._dealers)
         lost = await self._store.lost(self._host, living)
+        for name in {assignment.run.shard for assignment in lost} & self._dealers.keys():
+            self._fell_silent(name)  # it lives, but not by its lease: once it is killed the next queen takes over
+        await self._take_over([assignment for assignment in lost if assignment.run.shard not in self._dealers])
+        await self._deal_again()
+
+    async def _take_over(self, lost: Sequence[Assignment]) -> None:
+        """Release runs after their agents, and whatever they left behind, were stopped."""
         # Also what runs that ended well left behind, if their shard died before it had looked for that.
-        marks = await asyncio.to_thread(proctable.strays, f"{self._store.store_id}.", living)
+        marks = await asyncio.to_thread(proctable.strays, f"{self._store.store_id}.", list(self._dealers))
         records = [assignment.run.process for assignment in lost if assignment.run.process is not None]
         if lost or marks:
             await asyncio.to_thread(
                 proctable.stop_blocking, records, marks, grace_s=self._settings.grace_s, clock=self._clock
             )
+        for assignment in lost:
+            # What never started has spent no attempt.
+            why = Interrupted() if assignment.run.started_at_ms is None else Lost()
+            rules = self._settings.rules(self._clock.now_ms(), self._jitter())
+            await self._store.release([assignment.run.id], why, rules)
         if lost:
-            for assignment in lost:
-                rules = self._settings.rules(self._clock.now_ms(), self._jitter())
-                await self._store.release([assignment.run.id], Lost(), rules)
             await self._store.append([NewEvent("engine.recovered", data={"runs": len(lost)})])
-        await self._deal_again()
 
     async def _deal_again(self) -> None:
         """Deal every open run once more: a frame may have been dropped, and shards skip what they carry."""
@@ -114,9 +127,9 @@ class Queen:
         """Start what may start; True when nothing is left to wait for."""
         await self._steer()
         if self._clock.monotonic_s() - self._dealt_again_at_s > self._settings.renew_s:
-            await self._deal_again()
+            await self._look_after()
         if not self._steering.paused and self._steering.stop == "no":
-            agents = self._steering.agents or self._agents
+            agents = min(self._steering.agents or self._agents, self._most)
             slots = dict.fromkeys(self._dealers, -(-agents // len(self._dealers)))
             limits = Limits(agents, self._settings.role_limits)
             claimed = await self._store.claim(self._host, slots, limits)
@@ -174,7 +187,7 @@ def main(settings: Settings, host: str, agents: int, *, shards: Mapping[str, Cha
 
     Args:
         shards: The pipe to each living incarnation.
-        up: Write end of a pipe to the supervisor; gets one line: ``done``, ``drain`` or ``now``.
+        up: Write end of a pipe to the supervisor; gets lines: ``done``, ``drain``, ``now`` or ``silent:SHARD``.
         lifeline: Read end of a pipe only the supervisor holds open for writing.
     """
     with asyncio.Runner(loop_factory=new_loop) as runner:
@@ -195,6 +208,7 @@ async def _main(
         agents=agents,
         clock=clock,
         asked_to_stop=lambda how: _say(up, how),
+        fell_silent=lambda name: _say(up, f"silent:{name}"),
     )
 
     def hear(shard: str) -> None:

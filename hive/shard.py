@@ -145,7 +145,12 @@ class Shard:
         """Do something beside the runs; kept until it is done, since nobody else refers to it."""
         task = asyncio.create_task(work)
         self._errands.add(task)
-        task.add_done_callback(self._errands.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, errand: asyncio.Task[None]) -> None:
+        self._errands.discard(errand)
+        if not errand.cancelled() and (error := errand.exception()) is not None:
+            bus.tell(f"a bug in Hive, the run it was for is taken up again: {error!r}")
 
     async def _renew_now(self) -> None:
         try:
@@ -170,13 +175,22 @@ class Shard:
         except TimeoutError:
             self.interrupt()
             await self._empty.wait()
-        mine = [run.id for run in await self._store.open_runs(self._place.host) if run.shard == self._place.shard]
+        still_open = await self._insist(lambda: self._store.open_runs(self._place.host))
+        mine = [run.id for run in still_open if run.shard == self._place.shard]
         if mine:
             await self._release(mine, Interrupted())
 
     async def _release(self, run_ids: Sequence[RunId], why: Interrupted | Lost) -> None:
         rules = self._settings.rules(self._clock.now_ms(), self._tools.jitter())
-        await self._store.release(run_ids, why, rules)
+        await self._insist(lambda: self._store.release(run_ids, why, rules))
+
+    async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
+        while True:
+            try:
+                return await call()
+            except StoreUnavailable as error:
+                bus.tell(" ".join(error.lines()))
+                await self._clock.sleep(_STORE_RETRY_S)
 
     async def _start(self, run_ids: Sequence[RunId]) -> None:
         try:
@@ -188,11 +202,7 @@ class Shard:
             self._note_if_empty()
 
     async def _load(self, run_ids: Sequence[RunId]) -> list[Assignment]:
-        while True:
-            try:
-                return await self._store.load(run_ids)
-            except StoreUnavailable:
-                await self._clock.sleep(_STORE_RETRY_S)
+        return await self._insist(lambda: self._store.load(run_ids))
 
     def _carry(self, assignment: Assignment) -> None:
         slot = self._take_slot()
@@ -261,7 +271,11 @@ class Shard:
     async def _flush(self) -> None:
         events = self._chatter.take()
         if events:
-            await self._store.append(events)
+            try:
+                await self._store.append(events)
+            except StoreUnavailable:
+                self._chatter.put_back(events)
+                raise
 
 
 def open_agent(name: str, settings: Settings, launcher: Launcher, clock: Clock) -> Agent:

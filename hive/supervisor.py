@@ -6,24 +6,18 @@ queen says when nothing is left. Signal handlers only record; the loop decides.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import importlib
 import importlib.util
 import os
-import resource
 import selectors
 import shutil
 import signal
 import socket
-import sys
 import tempfile
-import threading
 import time
-import traceback
 import uuid
-from collections.abc import Callable, Collection
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -33,11 +27,10 @@ from hive import bus, guardian, queen, shard
 from hive.channel import Channel
 from hive.clock import Clock, SystemClock
 from hive.config import Settings
+from hive.ending import Ending, meaning
+from hive.forked import become_subreaper, fork, raise_descriptor_limit
 from hive.lock import EngineLock
 
-_PR_SET_CHILD_SUBREAPER = 36  # Source: linux/prctl.h
-_PR_SET_NAME = 15
-_FORWARDED = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2})
 _FLAP_WINDOW_S = 30.0
 _FLAP_FREE = 3  # so many deaths within the window are restarted at once
 _FLAP_MOST = 10
@@ -52,15 +45,6 @@ _WATCHER_PATIENCE_S = 10.0
 
 # What every child needs: imported once here, shared by all. Modules only: no loop, thread or connection is made.
 _PRELOADED = ("uvloop", "hive.store.sqlite_library", "aiosqlite", "hive.store.sqlite_threaded", "hive.agent.command")
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How the engine ended: by a signal, by giving up, by a person's `stop`, or with nothing left to do."""
-
-    signal: int | None = None
-    gave_up: str = ""
-    stopped: bool = False
 
 
 @dataclass(slots=True)
@@ -135,6 +119,9 @@ class Supervisor:
         self._intent = _Intent()
         self._deaths: list[float] = []
         self._queen_stale_since_s: float | None = None
+        self._queen_at_s = self._guardian_at_s = float("-inf")  # not to be started before
+        self._ending_since_s = 0.0
+        self._told = 0  # the hardest order the shards have heard
         self._recorded: list[int] = []
         self._selector = selectors.DefaultSelector()
 
@@ -144,7 +131,7 @@ class Supervisor:
         try:
             self._fork_guardian()
             if self._watcher is not None:
-                self._pids.watcher = self._fork("watcher", set(), self._watcher)
+                self._pids.watcher = fork("watcher", set(), self._watcher)
             while self._alive():
                 self._maintain()
                 self._wait()
@@ -157,9 +144,8 @@ class Supervisor:
     # --- before the first fork
 
     def _prepare(self) -> None:
-        assert threading.active_count() == 1, "forking with threads breaks the children"
-        _become_subreaper()
-        _raise_descriptor_limit()
+        become_subreaper()
+        raise_descriptor_limit()
         self._lifeline_read, self._lifeline_write = os.pipe()
         self._queen_read, self._queen_write = os.pipe()
         os.set_blocking(self._queen_read, False)
@@ -194,16 +180,16 @@ class Supervisor:
 
     def _fork_guardian(self) -> None:
         keep = {self._listener.fileno(), self._lifeline_read, self._lock.fileno()}
-        self._pids.guardian = self._fork(
+        self._pids.guardian = fork(
             "guardian",
             keep,
-            lambda: guardian.main(self._listener, self._lifeline_read, grace_s=self._settings.grace_s),
+            lambda: guardian.main(self._listener, self._lifeline_read, self._directory, grace_s=self._settings.grace_s),
         )
 
     def _fork_shard(self, seat: _Seat) -> None:
         seat.queen_end, shard_end = Pipe()
         seat.name = f"{self._host}.{seat.index}.{uuid.uuid4().hex[:8]}"
-        seat.pid = self._fork(
+        seat.pid = fork(
             f"shard-{seat.index}",
             {shard_end.fileno(), self._lifeline_read, self._lock.fileno()},
             lambda: shard.main(
@@ -222,7 +208,7 @@ class Supervisor:
         ends = {seat.name: seat.queen_end for seat in self._seats if seat.pid and seat.queen_end is not None}
         keep = {end.fileno() for end in ends.values()}
         self._queen_stale_since_s = None
-        self._pids.queen = self._fork(
+        self._pids.queen = fork(
             "queen",
             {*keep, self._queen_write, self._lifeline_read, self._lock.fileno()},
             lambda: queen.main(
@@ -235,18 +221,6 @@ class Supervisor:
             ),
         )
 
-    def _fork(self, name: str, keep: Collection[int], child: Callable[[], None]) -> int:
-        assert threading.active_count() == 1, "forking with threads breaks the children"
-        sys.stdout.flush()
-        sys.stderr.flush()
-        # Blocked until the child has handlers of its own: one that runs the supervisor's would lose the signal.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
-        pid = os.fork()
-        if pid == 0:
-            _live_as_child(name, keep, child)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
-        return pid
-
     # --- supervising
 
     def _alive(self) -> bool:
@@ -257,8 +231,12 @@ class Supervisor:
     def _maintain(self) -> None:
         """Fill empty seats, and give the queen the pipes of those who sit there now."""
         if self._intent.ending:
+            self._press()
             return
         now_s = self._clock.monotonic_s()
+        if not self._pids.guardian and now_s >= self._guardian_at_s:
+            self._fork_guardian()
+            self._signal_shards(signal.SIGUSR1)
         for seat in self._seats:
             if not seat.pid and now_s >= seat.restart_at_s:
                 self._fork_shard(seat)
@@ -266,7 +244,7 @@ class Supervisor:
         if self._pids.queen and self._queen_stale_since_s is not None:
             patient = now_s - self._queen_stale_since_s < _QUEEN_PATIENCE_S
             os.kill(self._pids.queen, signal.SIGTERM if patient else signal.SIGKILL)
-        if not self._pids.queen and any(seat.pid for seat in self._seats):
+        if not self._pids.queen and now_s >= self._queen_at_s and any(seat.pid for seat in self._seats):
             self._fork_queen()
 
     def _stale(self) -> None:
@@ -274,12 +252,18 @@ class Supervisor:
             self._queen_stale_since_s = self._clock.monotonic_s()
 
     def _wait(self) -> None:
-        busy = self._queen_stale_since_s is not None or any(not seat.pid for seat in self._seats)
-        for key, _ in self._selector.select(timeout=0.1 if busy else None):
+        for key, _ in self._selector.select(timeout=0.1 if self._is_busy() else None):
             if key.fileobj is self._wake[0]:
                 self._wake[0].recv(4096)
             else:
                 self._hear_queen()
+
+    def _is_busy(self) -> bool:
+        """Return whether something is due that no descriptor will tell."""
+        if self._intent.ending:
+            return self._told < self._intent.severity
+        everybody = self._pids.queen and self._pids.guardian and all(seat.pid for seat in self._seats)
+        return self._queen_stale_since_s is not None or not everybody
 
     def _hear_queen(self) -> None:
         for word in os.read(self._queen_read, 4096).decode().split():
@@ -288,6 +272,15 @@ class Supervisor:
             elif word in {"drain", "now"}:
                 self._intent.stopped = True
                 self._end(1 if word == "drain" else 2)
+            else:
+                self._kill_silent(word.removeprefix("silent:"))
+
+    def _kill_silent(self, name: str) -> None:
+        """Kill a shard whose lease ran out though it lives: stopped, or stuck; its agents and runs are taken over."""
+        for seat in self._seats:
+            if seat.pid and seat.name == name:
+                bus.tell(f"shard {seat.index} has been silent for longer than its lease")
+                os.kill(seat.pid, signal.SIGKILL)
 
     def _reap(self) -> None:
         """Collect every child that ended; strangers are what agents left behind and are collected too."""
@@ -304,13 +297,11 @@ class Supervisor:
         if pid == self._pids.queen:
             self._pids.queen = 0
             if self._queen_stale_since_s is None and not self._intent.ending and status != 0:
-                self._count_death("the queen", status)
+                self._queen_at_s = self._count_death("the queen", status)
         elif pid == self._pids.guardian:
             self._pids.guardian = 0
             if not self._intent.ending:
-                self._count_death("the guardian", status)
-                self._fork_guardian()
-                self._signal_shards(signal.SIGUSR1)
+                self._guardian_at_s = self._count_death("the guardian", status)
         elif pid == self._pids.watcher:
             self._pids.watcher = 0
         else:
@@ -347,18 +338,28 @@ class Supervisor:
     def _obey(self) -> None:
         recorded, self._recorded = self._recorded, []
         for number in recorded:
-            self._intent.ended_by = number
+            self._intent.ended_by = signal.SIGTERM if number == signal.SIGHUP else number
             self._end(min(3, self._intent.severity + 1))
             bus.tell(meaning(self._intent.severity, self._settings.drain_s))
 
     def _end(self, severity: int) -> None:
-        """Tell everybody once for each step up: drain, interrupt, kill."""
-        self._intent.ending = True
-        while self._intent.severity < severity:
-            self._intent.severity += 1
-            self._signal_shards(_ORDERS[self._intent.severity])
-            if self._pids.queen:
-                os.kill(self._pids.queen, signal.SIGKILL if self._intent.severity == 3 else signal.SIGTERM)
+        """Begin to end, or end harder: 1 drain, 2 interrupt, 3 kill."""
+        if not self._intent.ending:
+            self._intent.ending = True
+            self._ending_since_s = self._clock.monotonic_s()
+        self._intent.severity = max(self._intent.severity, severity)
+        self._press()
+
+    def _press(self) -> None:
+        """Pass the order on, the queen first: no claim of hers may come after a shard has given everything back."""
+        killing = self._intent.severity == 3 or self._clock.monotonic_s() - self._ending_since_s > _QUEEN_PATIENCE_S
+        if self._pids.queen:
+            os.kill(self._pids.queen, signal.SIGKILL if killing else signal.SIGTERM)
+        if self._pids.queen and self._intent.severity < 3:
+            return
+        while self._told < self._intent.severity:
+            self._told += 1
+            self._signal_shards(_ORDERS[self._told])
 
     def _signal_shards(self, number: int) -> None:
         # Our own children, not yet waited for: their pids cannot belong to anybody else.
@@ -397,63 +398,3 @@ class Supervisor:
 def flap_delay_s(deaths: int) -> float:
     """Return how long to wait before a process is started again, after so many deaths within the window."""
     return 0.0 if deaths <= _FLAP_FREE else min(_FLAP_DELAY_S, 0.25 * 2.0 ** (deaths - _FLAP_FREE))
-
-
-def _live_as_child(name: str, keep: Collection[int], child: Callable[[], None]) -> None:
-    """Be a child: nothing of the supervisor's but the descriptors it was given; never returns."""
-    code = 70
-    try:
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, lambda *_: None)  # the terminal sends it to all; only the supervisor decides
-        signal.signal(signal.SIGUSR1, lambda *_: None)  # "the guardian was replaced", to a shard that is still starting
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
-        _close_all_but({0, 1, 2, *keep})
-        _prctl(_PR_SET_NAME, f"hive-{name}".encode())
-        child()
-        code = 0
-    except BaseException:  # noqa: BLE001 - a child must end here, whatever happened
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def _close_all_but(keep: Collection[int]) -> None:
-    linux = Path("/proc/self/fd")
-    for entry in list((linux if linux.is_dir() else Path("/dev/fd")).iterdir()):
-        if int(entry.name) not in keep:
-            with suppress(OSError):  # the descriptor of the listing itself is closed by now
-                os.close(int(entry.name))
-
-
-def _become_subreaper() -> None:
-    """Have orphans of dead shards come to us, where they are waited for; a kernel without it leaves them to init."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-
-
-def _prctl(option: int, value: int | bytes) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
-
-
-def _raise_descriptor_limit() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        except (ValueError, OSError):
-            bus.tell(f"at most {soft} open files; many agents may need more")
-
-
-def meaning(severity: int, drain_s: float) -> str:
-    """Say what a signal just did and what the next one would do."""
-    match severity:
-        case 1:
-            return f"draining: nothing new starts, running agents get {drain_s:g} s; again to interrupt them now"
-        case 2:
-            return "interrupting: agents are stopped, their tasks are queued again; again to kill"
-        case _:
-            return "killed: the next `hive run` goes on from what is recorded"

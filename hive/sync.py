@@ -8,36 +8,24 @@ agents of a killed process are stopped by the next start.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 from hive import bus
 from hive.agent import proctable
 from hive.channel import Frame
 from hive.clock import Clock, SystemClock
 from hive.config import Settings
+from hive.ending import Ending, Watcher, meaning
 from hive.model import RunId
 from hive.queen import Queen
 from hive.shard import Place, Shard
 from hive.store import open_store
-from hive.supervisor import Ending, meaning
 
 _POLL_S = 0.25
-
-
-class Watcher(Protocol):
-    """What prints progress beside the engine."""
-
-    def poll(self) -> None:
-        """Look at the store and print what is new."""
-        ...
-
-    def close(self) -> None:
-        """Print what is left and let go of the store."""
-        ...
 
 
 class _DirectDealer:
@@ -64,6 +52,7 @@ class _Solo:
     def __init__(self, settings: Settings, host: str) -> None:
         self._settings = settings
         self._host = host
+        self._name = f"{host}.sync.{uuid.uuid4().hex[:8]}"
         self._clock: Clock = SystemClock()
         self._stopping = asyncio.Event()
         self._severity = 0
@@ -74,18 +63,19 @@ class _Solo:
 
     async def run(self, watcher: Callable[[], Watcher] | None) -> Ending:
         store = await open_store(self._settings.db, clock=self._clock, boot_id=proctable.boot_id(), inline=True)
-        name = f"{self._host}.sync.{uuid.uuid4().hex[:8]}"
         dealer = _DirectDealer()
         queen = Queen(
             self._settings,
             store,
-            {name: dealer},
+            {self._name: dealer},
             host=self._host,
             agents=1,
             clock=self._clock,
             asked_to_stop=self._asked,
+            fell_silent=lambda _: None,  # queen and shard share a loop: who beats renews
+            most=1,
         )
-        place = Place(name, self._host, 0, lambda *_: None, lambda _: None, lambda: None)
+        place = Place(self._name, self._host, 0, lambda *_: None, lambda _: None, lambda: None)
         shard = Shard(self._settings, store, place, clock=self._clock, ended=lambda _: queen.wake())
         self._shard = dealer.shard = shard
         self._catch_signals()
@@ -122,8 +112,15 @@ class _Solo:
 
     def _caught(self, number: int) -> None:
         self._signal = number
+        bus.tell(meaning(self._severity + 1, self._settings.drain_s))
+        if self._severity == 2:
+            self._kill(number)
         self._rise(self._severity + 1)
-        bus.tell(meaning(self._severity, self._settings.drain_s))
+
+    def _kill(self, number: int) -> None:
+        """Kill every agent and end at once; the next start takes up what is recorded as open."""
+        proctable.stop_blocking([], [], shards=[self._name], grace_s=0.0, clock=self._clock)
+        os._exit(128 + number)
 
     def _asked(self, how: str) -> None:
         self._stopped = True

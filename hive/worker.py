@@ -31,7 +31,6 @@ from hive.model import (
     Outcome,
     Phase,
     ProcessRecord,
-    Rejected,
     State,
     Succeeded,
     Task,
@@ -157,22 +156,34 @@ class Worker:
         if not argv:
             return Errored(code="no_test", reason="phase test without a test command", retryable=False)
         workspace = await self._open_workspace()
-        brief = replace(self._brief(workspace), argv=argv, timeout_s=settings.test_timeout_s)
+        brief = replace(self._brief(workspace), argv=argv, timeout_s=settings.test_timeout_s, is_test=True)
+        kept = await self._tried(partial(self._tools.workspaces.salvage_blocking, workspace, self._task))
         outcome = await self._tools.agents("command").run(brief, self._hear)
-        match outcome:
-            case Succeeded():
-                passed = replace(outcome.evidence, test_exit_code=0, commit=self._task.commit)
-                return replace(outcome, evidence=passed, summary=f"{shlex.join(argv)} passed")
-            case Errored(code="exit" | "signal"):
-                tail = await self._blocking(partial(_tail_blocking, brief.files))
-                feedback = f"$ {shlex.join(argv)}\n{tail}\n(exit code {outcome.exit_code})"
-                return Rejected(feedback=feedback, exit_code=outcome.exit_code, usage=outcome.usage)
-            case _:
-                return outcome
+        if kept:
+            await self._undo(workspace)
+        if not isinstance(outcome, Succeeded):
+            return outcome
+        passed = replace(outcome.evidence, test_exit_code=0, commit=self._task.commit)
+        return replace(outcome, evidence=passed, summary=f"{shlex.join(argv)} passed")
+
+    async def _undo(self, workspace: Workspace) -> None:
+        """Take away what the test command left; what was there before it, perhaps a person's work, is salvaged."""
+        # A run that was taken away meanwhile must not touch what its successor's agent is doing.
+        if await self._insist(lambda: self._tools.store.load([self.run_id])):
+            await self._tried(partial(self._tools.workspaces.restore_blocking, workspace, self._task))
+
+    async def _tried(self, work: Callable[[], object]) -> bool:
+        """Do what keeps the worktree as the agent left it; a failure of that is no verdict about the agent's work."""
+        try:
+            await self._blocking(work)
+        except HiveError as error:
+            self._say("restore.failed", {"code": error.code, "why": f"{error.message}: {error.why}".rstrip(": ")})
+            return False
+        return True
 
     async def _open_workspace(self) -> Workspace:
         tools, task = self._tools, self._task
-        workspace = await self._blocking(partial(tools.workspaces.open_blocking, task, tools.settings.repo))
+        workspace = await self._blocking(partial(tools.workspaces.open_blocking, task, tools.settings.root))
         self._workspace = workspace
         if workspace.kind is not WorkspaceKind.NONE and str(workspace.path) != task.workspace:
             await self._note_workspace(workspace, str(workspace.path))
@@ -298,14 +309,3 @@ def session_for(store_id: str, task: Task) -> str:
 def run_files(state_dir: Path, run_id: int) -> Path:
     """Return the stem of a run's output files, ``<stem>.out`` and ``<stem>.err``; at most 1,000 runs a directory."""
     return state_dir / "runs" / str(run_id // 1000) / str(run_id)
-
-
-def _tail_blocking(files: Path, lines: int = 60, limit_bytes: int = 8000) -> str:
-    """Return the end of a run's output, standard output first."""
-    parts = []
-    for path in (files.with_name(files.name + ".out"), files.with_name(files.name + ".err")):
-        with path.open("rb") as stream:
-            stream.seek(max(0, path.stat().st_size - limit_bytes))
-            parts.append(stream.read().decode("utf-8", "replace"))
-    text = "".join(c for c in "".join(parts) if c in "\n\t" or c.isprintable())
-    return "\n".join(text.strip().splitlines()[-lines:])

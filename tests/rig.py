@@ -54,7 +54,7 @@ def settings_for(directory: Path, **changes: Any) -> Settings:
     """Return settings with short times and everything below one directory; no repository unless given."""
     values: dict[str, Any] = {
         "repo": None,
-        "state_dir": directory / ".hive",
+        "directory": directory,
         "db": f"sqlite:///{directory}/.hive/hive.db",
         "agents": 4,
         "agent": "scripted",

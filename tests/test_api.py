@@ -4,10 +4,13 @@ import asyncio
 import inspect
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,6 +51,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def work(title: str, **fields: Any) -> hive.NewTask:
+    """Return a task that asks for something."""
+    return hive.NewTask(title, prompt="Do it.", **fields)
+
+
 # --- two doors
 
 
@@ -86,8 +94,11 @@ def test_the_package_names_what_people_need() -> None:
 
 def test_a_story_in_plain_code(queue: api.SyncHive) -> None:
     """Adding, looking, cancelling and retrying work without an event loop."""
-    one, two = queue.add([hive.NewTask("one", key="1", tags=("x",)), hive.NewTask("two", key="2", after=("1",))])
-    assert (one.created, queue.add([hive.NewTask("one again", key="1")])[0]) == (True, Added(one.id, created=False))
+    one, two = queue.add([work("one", key="1", tags=("x",)), work("two", key="2", after=("1",))])
+    assert (one.created, queue.add([work("one again", key="1")])[0]) == (
+        True,
+        Added(one.id, created=False),
+    )
     assert [task.spec.title for task in queue.tasks()] == ["one", "two"]
     assert [task.id for task in queue.tasks(TaskQuery(tag="x"))] == [one.id]
     assert queue.needs(two.id) == [one.id]
@@ -108,7 +119,7 @@ def test_a_story_in_plain_code(queue: api.SyncHive) -> None:
 async def test_the_same_story_in_asyncio(url: str) -> None:
     """The verbs for asyncio see what plain code wrote, and answer alike."""
     async with hive.open(url) as queue:
-        [one] = await queue.add([hive.NewTask("one", key="1")])
+        [one] = await queue.add([work("one", key="1")])
         with hive.open_sync(url) as plain:
             assert plain.task(one.id) == await queue.task(one.id)
             assert plain.store_id == queue.store_id
@@ -125,8 +136,40 @@ async def test_the_same_story_in_asyncio(url: str) -> None:
 def test_tasks_that_do_not_fit_together_are_not_added(queue: api.SyncHive) -> None:
     """A need that nobody knows refuses all of them."""
     with pytest.raises(UsageError):
-        queue.add([hive.NewTask("one"), hive.NewTask("two", after=("nobody",))])
+        queue.add([work("one"), work("two", after=("nobody",))])
     assert queue.tasks() == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"phases": ()}, "H116"),
+        ({"phases": (Phase.APPLY, Phase.REVIEW)}, "H120"),
+        ({"phases": (Phase.MERGE,)}, "H120"),
+        ({"phases": (Phase.TEST, Phase.APPLY)}, "H114"),
+        ({"phases": (Phase.APPLY, Phase.APPLY)}, "H114"),
+        ({"agent": "somebody"}, "H121"),
+        ({"agent": "command"}, "H138"),
+        ({"agent": "scripted", "script": " "}, "H138"),
+        ({"agent": "claude", "prompt": "", "command": ("true",)}, "H138"),
+        ({"prompt": ""}, "H138"),
+    ],
+)
+async def test_tasks_that_no_engine_could_work_are_not_added(url: str, fields: dict[str, Any], code: str) -> None:
+    """Phases of another version, no phases, unknown agents and tasks without work are refused behind both doors."""
+    wrong = hive.NewTask(**{"title": "wrong", "prompt": "Do it.", **fields})
+    async with hive.open(url) as queue:
+        with pytest.raises(UsageError, match="`wrong`") as caught:
+            await queue.add([work("right"), wrong])
+        assert caught.value.code == code
+        with hive.open_sync(url) as plain, pytest.raises(UsageError, match="`wrong`"):
+            plain.add([work("right"), wrong])
+        assert await queue.tasks() == []
+
+
+def test_tasks_that_are_only_tested_need_nothing_else(queue: api.SyncHive) -> None:
+    """A task without the phase apply needs no agent's work."""
+    assert queue.add([hive.NewTask("test", phases=(Phase.TEST,), test=("true",))])[0].created
 
 
 async def test_a_queue_that_cannot_be_opened_says_why(tmp_path: Path) -> None:
@@ -159,7 +202,7 @@ async def test_the_queue_is_closed_whatever_happens_inside(url: str) -> None:
 async def test_events_are_durable_and_resumable(url: str) -> None:
     """Whoever stops listening goes on later with the number of the last event, and misses and repeats nothing."""
     async with hive.open(url) as queue:
-        await queue.add([hive.NewTask(f"task {number}") for number in range(1500)])
+        await queue.add([work(f"task {number}") for number in range(1500)])
         first = await _first(queue, 0, 700)
     async with hive.open(url) as queue:
         rest = await _first(queue, first[-1].seq, 800)
@@ -179,14 +222,14 @@ async def test_events_come_as_they_happen(url: str) -> None:
         listening = asyncio.create_task(listen())
         with hive.open_sync(url) as plain:
             for number in range(1, 4):
-                plain.add([hive.NewTask("later")])
+                plain.add([work("later")])
                 await until(lambda number=number: len(heard) == number)  # type: ignore[misc]
         listening.cancel()
 
 
 def test_plain_code_listens_too(queue: api.SyncHive) -> None:
     """The plain iterator yields the same events, and one can stop listening at any time."""
-    queue.add([hive.NewTask("one"), hive.NewTask("two")])
+    queue.add([work("one"), work("two")])
     events = queue.events()
     assert [next(events).seq, next(events).seq] == [1, 2]
     assert next(queue.events(1)).seq == 2
@@ -201,7 +244,7 @@ async def test_waiting_ends_when_all_are_settled(url: str) -> None:
     """Final tasks and those that need a person are settled; the others are waited for."""
     clock = ManualClock()
     async with hive.open(url, clock=clock) as queue:
-        ids = [added.id for added in await queue.add([hive.NewTask("one"), hive.NewTask("two")])]
+        ids = [added.id for added in await queue.add([work("one"), work("two")])]
         waiting = asyncio.create_task(queue.wait(*ids))
         await queue.cancel(ids[0])
         clock.advance(1.0)
@@ -216,7 +259,7 @@ async def test_waiting_ends_when_all_are_settled(url: str) -> None:
 
 def test_waiting_too_long_is_an_error_that_changes_nothing(queue: api.SyncHive) -> None:
     """The error names the time that was given."""
-    [added] = queue.add([hive.NewTask("one")])
+    [added] = queue.add([work("one")])
     with pytest.raises(TimeoutError, match=r"not settled after 0\.1 s"):
         queue.wait(added.id, timeout_s=0.1)
     assert _state(queue, added.id) is State.QUEUED
@@ -225,7 +268,7 @@ def test_waiting_too_long_is_an_error_that_changes_nothing(queue: api.SyncHive) 
 async def test_waiting_too_long_in_asyncio(url: str) -> None:
     """The same error comes behind the other door."""
     async with hive.open(url) as queue:
-        [added] = await queue.add([hive.NewTask("one")])
+        [added] = await queue.add([work("one")])
         with pytest.raises(TimeoutError, match=r"not settled after 0\.1 s"):
             await queue.wait(added.id, timeout_s=0.1)
 
@@ -285,6 +328,82 @@ async def test_an_engine_that_cannot_start_says_why(here: Path) -> None:
     lock.close()
 
 
+def test_the_engine_is_not_taken_from_where_the_program_stands(here: Path) -> None:
+    """A directory of the same name in the current directory is not mistaken for Hive."""
+    (here / "hive").mkdir()
+    (here / "hive" / "__init__.py").touch()
+    (here / "hive" / "__main__.py").write_text("raise SystemExit('hijacked')")
+    with hive.open_sync("sqlite:///.hive/hive.db") as queue:
+        queue.add([command("true")])
+        assert queue.run("--sync").reason == "completed"
+
+
+def test_events_on_the_way_do_not_hide_the_summary(here: Path) -> None:
+    """The summary is found behind the events that were asked for."""
+    with hive.open_sync("sqlite:///.hive/hive.db") as queue:
+        queue.add([command("true")])
+        assert queue.run("--sync", "--progress", "json").reason == "completed"
+
+
+async def test_cancelling_a_run_stops_its_engine(here: Path) -> None:
+    """The agent at work is stopped, the engine ends before the cancellation is passed on, and nothing is lost."""
+    async with hive.open("sqlite:///.hive/hive.db") as queue:
+        [added] = await queue.add([command("sh", "-c", "echo $$ > agent.pid; exec sleep 300")])
+        engine = asyncio.create_task(queue.run("--cores", "1"))
+        await until(lambda: _pid_in(here / "agent.pid") is not None)
+        began_s = time.monotonic()
+        engine.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await engine
+        assert time.monotonic() - began_s < 20
+        _assert_stopped(here)
+        task = await queue.task(added.id)
+        assert task is not None
+        assert (task.state, task.attempt) == (State.QUEUED, 0)
+
+
+async def test_cancelling_twice_kills_the_engine(here: Path) -> None:
+    """An impatient program that cancels again does not wait for a stubborn agent longer than its grace time."""
+    (here / "hive.toml").write_text('grace = "1s"\n')
+    stubborn = "trap '' TERM; echo $$ > agent.pid; while :; do sleep 1; done"
+    async with hive.open("sqlite:///.hive/hive.db") as queue:
+        await queue.add([command("sh", "-c", stubborn)])
+        engine = asyncio.create_task(queue.run("--cores", "1"))
+        await until(lambda: _pid_in(here / "agent.pid") is not None)
+        engine.cancel()
+        done, _ = await asyncio.wait([engine], timeout=0.2)
+        assert not done
+        engine.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await engine
+        await until(lambda: _gone(here))
+        EngineLock(here / ".hive" / "hive.db.engine").close()
+
+
+def test_an_interrupt_stops_the_engine_of_plain_code(here: Path) -> None:
+    """KeyboardInterrupt in the program ends its engine and the agents, then goes on as itself."""
+    program = (
+        "import hive\n"
+        "with hive.open_sync('sqlite:///.hive/hive.db') as queue:\n"
+        "    try: queue.run('--cores', '1')\n"
+        "    except KeyboardInterrupt: print('interrupted')\n"
+    )
+    with hive.open_sync("sqlite:///.hive/hive.db") as queue:
+        [added] = queue.add([command("sh", "-c", "echo $$ > agent.pid; exec sleep 300")])
+        with subprocess.Popen(
+            [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, start_new_session=True
+        ) as process:
+            deadline_s = time.monotonic() + 30
+            while _pid_in(here / "agent.pid") is None:
+                assert time.monotonic() < deadline_s
+                process.poll()
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+            out, _ = process.communicate(timeout=30)
+        assert (out, process.returncode) == ("interrupted\n", 0)
+        _assert_stopped(here)
+        assert _state(queue, added.id) is State.QUEUED
+
+
 def test_the_page_has_an_example_for_each_door() -> None:
     """docs/api.md shows plain code and asyncio."""
     assert any("open_sync" in block for block in BLOCKS)
@@ -303,6 +422,25 @@ def test_the_page_names_every_verb() -> None:
     """No public verb is missing from docs/api.md."""
     page = (ROOT / "docs" / "api.md").read_text()
     assert [name for name in _verbs(api.Hive) if f"`{name}" not in page and f", {name}(" not in page] == ["close"]
+
+
+def _pid_in(path: Path) -> int | None:
+    text = path.read_text() if path.exists() else ""
+    return int(text) if text.endswith("\n") else None
+
+
+def _assert_stopped(directory: Path) -> None:
+    """Neither the agent nor the engine lives: the lock of the next one is free."""
+    assert _gone(directory)
+    EngineLock(directory / ".hive" / "hive.db.engine").close()
+
+
+def _gone(directory: Path) -> bool:
+    try:
+        os.kill(_pid_in(directory / "agent.pid") or 0, 0)
+    except ProcessLookupError:
+        return True
+    return False
 
 
 def _verbs(kind: type) -> dict[str, Callable[..., object]]:

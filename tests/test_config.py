@@ -41,13 +41,14 @@ def refused(
 def test_without_anything_set_the_defaults_hold(repo: Path) -> None:
     """A repository without any settings gets the defaults, its state in .hive, and says so."""
     found = load(repo, {}, {})
-    assert found == Settings(repo=repo, state_dir=repo / ".hive", db=f"sqlite:///{repo}/.hive/hive.db")
+    assert found == Settings(repo=repo, directory=repo, db=f"sqlite:///{repo}/.hive/hive.db")
+    assert (found.root, found.state_dir) == (repo, repo / ".hive")
     assert {found.origin(one.key) for one in SETTINGS} == {DEFAULT}
 
 
 def test_every_setting_has_a_row_and_every_row_a_field() -> None:
     """The table and the dataclass name the same settings."""
-    fields = set(Settings.__dataclass_fields__) - {"environ", "origins"}
+    fields = set(Settings.__dataclass_fields__) - {"directory", "environ", "origins"}
     assert {one.field for one in SETTINGS} == fields
     assert len({one.key for one in SETTINGS}) == len(SETTINGS)
 
@@ -57,6 +58,7 @@ def test_outside_of_a_repository_state_is_kept_where_one_stands(tmp_path: Path) 
     (tmp_path / "hive.toml").write_text("agents = 3\n")
     found = load(tmp_path, {}, {})
     assert (found.repo, found.state_dir, found.agents) == (None, tmp_path / ".hive", 3)
+    assert found.root == tmp_path
 
 
 def test_layers_in_order_of_strength(repo: Path, tmp_path: Path) -> None:
@@ -148,12 +150,12 @@ def test_the_user_file_is_found_through_home(tmp_path: Path) -> None:
             '1 | phases = ["apply", "review"]\n  |                    ^^^^^^^^',
         ),
         (
-            "[limits.role]\nbackend = -1\n",
+            "[limits.role]\nbackend = 0\n",
             (
-                "error[H102]: `limits.role` `backend` must be a whole number from 0 to 10000, not `-1`"
+                "error[H102]: `limits.role` `backend` must be a whole number from 1 to 10000, not `0`"
                 "\n  --> hive.toml:2:11"
             ),
-            "2 | backend = -1\n  |           ^^",
+            "2 | backend = 0\n  |           ^",
         ),
         (
             "[limits]\nroles = 1\n",
@@ -303,15 +305,81 @@ def test_a_profile_that_does_not_exist_is_refused(repo: Path) -> None:
     assert (circle.message, circle.where) == ("profiles inherit each other: a -> b -> a", "hive.toml:6:12")
 
 
-def test_relative_paths_mean_the_place_they_were_written_in(repo: Path) -> None:
-    """A path in hive.toml is relative to that file, in a flag to the current directory; ~ is home."""
+def test_relative_paths_mean_the_place_they_were_written_in(repo: Path, tmp_path: Path) -> None:
+    """A path in a file is relative to that file, in a flag to the current directory; ~ is home."""
     deep = repo / "deep"
     deep.mkdir()
-    (repo / "hive.toml").write_text('state_dir = "state"\nclaude = "./bin/claude"\n')
-    found = load(deep, {"HOME": "/home/me"}, {"db": "q.db"})
-    assert (found.state_dir, found.claude, found.db) == (repo / "state", f"{repo}/bin/claude", f"sqlite:///{deep}/q.db")
-    assert load(deep, {"HOME": "/home/me"}, {"db": "~/q.db", "claude": "cl"}).db == "sqlite:////home/me/q.db"
-    assert load(deep, {"HIVE_CLAUDE": "cl"}, {}).claude == "cl"
+    environ = {"HOME": "/home/me", "XDG_CONFIG_HOME": str(tmp_path)}
+    user_file(tmp_path, 'claude = "./bin/claude"\n')
+    (repo / "hive.toml").write_text('db = "state/q.db"\n')
+    found = load(deep, environ, {})
+    assert (found.claude, found.db) == (f"{tmp_path}/hive/bin/claude", f"sqlite:///{repo}/state/q.db")
+    assert load(deep, environ, {"db": "q.db"}).db == f"sqlite:///{deep}/q.db"
+    assert load(deep, environ, {"db": "~/q.db"}).db == "sqlite:////home/me/q.db"
+    assert load(deep, environ | {"HIVE_CLAUDE": "cl"}, {}).claude == "cl"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "line"),
+    [
+        ("hive.toml", "claude = {}\n", 1),
+        ("hive.toml", "[profile.p]\nclaude = {}\n", 2),
+        ("pyproject.toml", "[tool.hive]\nclaude = {}\n", 2),
+    ],
+)
+def test_a_repository_cannot_choose_the_program_that_gets_the_key(repo: Path, name: str, text: str, line: int) -> None:
+    """A path for claude is refused in files that come with a repository, and works where only the user writes."""
+    for given in ("./evil.sh", "bin/claude", "/tmp/evil", "~/evil"):
+        (repo / name).write_text(text.format(f'"{given}"'))
+        error = refused(repo)
+        assert (error.code, error.where.split(":")[:2]) == ("H102", [name, str(line)])
+        assert error.message.startswith("`claude` cannot be a path in a file of the repository")
+        assert error.fix == "set HIVE_CLAUDE=PATH, or `claude` in ~/.config/hive/config.toml"
+    (repo / name).write_text(text.format('"claude-2"'))
+    assert load(repo, {"HOME": "/home/me"}, {}, "p" if "profile" in text else None).claude == "claude-2"
+    assert load(repo, {"HOME": "/home/me", "HIVE_CLAUDE": "/opt/claude"}, {}).claude == "/opt/claude"
+
+
+def test_outside_of_a_repository_hive_toml_cannot_choose_the_program_either(tmp_path: Path) -> None:
+    """A directory unpacked from an archive is no more to be trusted than a clone."""
+    (tmp_path / "hive.toml").write_text('claude = "./evil.sh"\n')
+    assert refused(tmp_path).where == "hive.toml:1:10"
+
+
+def user_file(directory: Path, text: str) -> None:
+    path = directory / "hive" / "config.toml"
+    path.parent.mkdir()
+    path.write_text(text)
+
+
+def test_every_queue_has_a_state_directory_of_its_own(repo: Path, tmp_path: Path) -> None:
+    """It follows from the queue's path alone: the same from everywhere, and never that of another queue."""
+    queues = [".hive/hive.db", "hive.db", "q.db", ".hive/q.db", "q/hive.db", ".hive/hive.db.d/hive.db", "q.db.d"]
+    found = [load(repo, {}, {"db": one}) for one in queues]
+    assert [str(one.state_dir.relative_to(repo)) for one in found] == [
+        ".hive",
+        "hive.db.d",
+        "q.db.d",
+        ".hive/q.db.d",
+        "q/hive.db.d",
+        ".hive/hive.db.d/hive.db.d",
+        "q.db.d.d",
+    ]
+    away = [load(tmp_path, {}, {"db": one.db}) for one in found]
+    assert [one.state_dir for one in away] == [one.state_dir for one in found]
+    assert {one.root for one in away} == {tmp_path}
+    assert load(repo, {}, {}).state_dir == found[0].state_dir
+
+
+def test_a_queue_behind_a_link_is_the_same_queue(repo: Path, tmp_path: Path) -> None:
+    """Whether one comes through a linked directory or file, there is one database name and one state directory."""
+    (tmp_path / "real").mkdir()
+    (repo / ".hive").symlink_to(tmp_path / "real")
+    (tmp_path / "q.db").symlink_to(tmp_path / "real" / "hive.db")
+    found = [load(repo, {}, {}), load(tmp_path, {}, {"db": "q.db"}), load(tmp_path, {}, {"db": "real/hive.db"})]
+    assert {(one.db, one.state_dir) for one in found} == {
+        (f"sqlite:///{tmp_path}/real/hive.db", tmp_path / "real" / "hive.db.d")
+    }
 
 
 def test_database_urls(repo: Path) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from hive import api, engine
+from hive.ending import Ending
 from hive.engine import AGENTS_PER_SHARD, Form
 from hive.errors import NotReady, UsageError
 from hive.lock import EngineLock
 from hive.model import State
 from hive.store import Hold, Limits, Steer
-from hive.supervisor import Ending
 from tests.rig import command, make_repo, scripted, settings_for
 
 CORES = os.cpu_count() or 1
@@ -112,9 +112,7 @@ def test_runs_of_a_dead_engine_are_counted(tmp_path: Path) -> None:
 def test_the_state_directory_is_kept_out_of_git(tmp_path: Path) -> None:
     """An engine in a repository makes git ignore what Hive keeps there, without touching a tracked file."""
     user = make_repo(tmp_path)
-    settings = _settings(
-        tmp_path, repo=user.path, state_dir=user.path / ".hive", db=f"sqlite:///{user.path}/.hive/hive.db"
-    )
+    settings = _settings(tmp_path, repo=user.path, db=f"sqlite:///{user.path}/.hive/hive.db")
     engine.work(settings, [command("true")], watcher=None)
     assert user.git("status", "--porcelain") == ""
 

@@ -21,8 +21,10 @@ from tests.rig import agent_process, alive, until_blocking
 
 GUARDIAN = """
 import socket, sys
+from pathlib import Path
 from hive import guardian
-guardian.main(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]), grace_s=float(sys.argv[3]))
+listener, lifeline, directory, grace_s = sys.argv[1:]
+guardian.main(socket.socket(fileno=int(listener)), int(lifeline), Path(directory), grace_s=float(grace_s))
 """
 SHARD_PROCESS = """
 import sys
@@ -41,7 +43,8 @@ class Watch:
     """A guardian in a process of its own, with the supervisor's end of its lifeline."""
 
     def __init__(self, directory: Path, grace_s: float) -> None:
-        self.path = directory / "guardian"
+        self.path = directory / "run" / "guardian"
+        self.path.parent.mkdir()
         self._grace_s = grace_s
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.listener.bind(str(self.path))
@@ -51,9 +54,14 @@ class Watch:
 
     def start(self) -> subprocess.Popen[bytes]:
         descriptors = (self.listener.fileno(), self.lifeline_read)
-        argv = [sys.executable, "-c", GUARDIAN, *map(str, descriptors), str(self._grace_s)]
+        argv = [sys.executable, "-c", GUARDIAN, *map(str, (*descriptors, self.path.parent, self._grace_s))]
         self.process = subprocess.Popen(argv, pass_fds=descriptors, cwd=ROOT)
-        until_blocking(lambda: _ignores(self.process.pid, signal.SIGQUIT), "the guardian did not start")
+        try:
+            until_blocking(lambda: _ignores(self.process.pid, signal.SIGQUIT), "the guardian did not start")
+        except BaseException:
+            self.process.kill()
+            self.process.wait()
+            raise
         return self.process
 
     def replace(self) -> None:
@@ -99,6 +107,13 @@ def test_a_shard_that_is_killed_takes_its_agents_along(watch: Watch, tmp_path: P
             shard.wait()
             until_blocking(lambda: not alive(agent.pid), "the agent was not stopped")
             until_blocking(lambda: not alive(int(daemon_file.read_text())), "the daemon was not stopped")
+
+
+def test_an_agent_that_nobody_had_time_to_register_is_found_by_its_shard(watch: Watch) -> None:
+    """A process started in the very moment of the shard's death carries the shard's name, and that is enough."""
+    with agent_process("a.1", STUBBORN, "here.0.one") as agent:
+        _die(GuardClient(watch.path, "here.0.one"))
+        until_blocking(lambda: not alive(agent.pid))
 
 
 def test_an_agent_gets_its_grace(watch: Watch, tmp_path: Path) -> None:
@@ -178,7 +193,7 @@ def test_a_new_guardian_hears_of_everything_again(watch: Watch) -> None:
 
 def test_a_shard_works_without_a_guardian_and_tells_it_later(tmp_path: Path) -> None:
     """Nothing fails while there is no guardian; the first look that finds one tells it all."""
-    client = GuardClient(tmp_path / "guardian", "here.0.one")
+    client = GuardClient(tmp_path / "run" / "guardian", "here.0.one")
     with agent_process("", "sleep 300", "") as agent:
         client.register(agent, "a.1")
         client.check()
@@ -211,13 +226,14 @@ def test_a_slow_guardian_neither_stops_a_shard_nor_takes_it_for_dead(watch: Watc
 
 
 def test_it_stays_as_long_as_somebody_needs_it(watch: Watch) -> None:
-    """It outlives the supervisor as long as a shard lives, and ends with the last of them."""
+    """It outlives the supervisor as long as a shard lives, ends with the last of them and removes its directory."""
     client = GuardClient(watch.path, "here.0.one")
     watch.let_go()
     with pytest.raises(subprocess.TimeoutExpired):
         watch.process.wait(0.3)
     client.close()
     assert watch.process.wait(20) == 0
+    assert not watch.path.parent.exists()
 
 
 def test_it_ends_only_after_the_agents_are_stopped(watch: Watch) -> None:

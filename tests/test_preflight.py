@@ -4,16 +4,18 @@ import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hive.config import Settings, load
 from hive.errors import HiveError
-from hive.model import NewTask, Phase, WorkspaceKind
-from hive.preflight import check, find_claude
+from hive.model import NewTask, Phase, State, Task, TaskId, WorkspaceKind
+from hive.preflight import check, check_queued, find_claude
 
 ENV = {"PATH": os.environ.get("PATH", os.defpath), "HOME": "/nonexistent"}
 SCRIPTED = NewTask("t", agent="scripted", script="say hi")
+REFUSED = "tasks cannot start from /nonexistent: it is not in a git repository"
 
 
 def git(directory: Path, *words: str) -> None:
@@ -96,3 +98,50 @@ def test_changes_that_agents_will_not_see_are_noted(settings: Settings) -> None:
     assert check([SCRIPTED], settings) == [
         f"changes in {settings.repo} that are not committed will not be seen by agents"
     ]
+
+
+# --- what is queued already
+
+
+def queued(task: NewTask, **fields: Any) -> Task:
+    return Task(
+        **{"id": TaskId(1), "spec": task, "state": State.QUEUED, "phase": task.phases[0], "created_at_ms": 0, **fields}
+    )
+
+
+def test_what_is_wrong_with_single_queued_tasks_is_noted(settings: Settings) -> None:
+    """Each problem is a note with its code; a repository and base are told once for all tasks that start there."""
+    gone = replace(SCRIPTED, base="gone")
+    tasks = [NewTask("idle", prompt=" "), gone, gone, replace(SCRIPTED, repo="/nonexistent"), SCRIPTED]
+    notes = check_queued([queued(task) for task in tasks], settings)
+    assert notes == [
+        "task `idle` has nothing to do (hive help H138): it cannot run",
+        f"{REFUSED} (hive help H210): queued tasks that start in /nonexistent cannot run",
+        "base 'gone' is no commit of this repository (hive help H212): "
+        f"queued tasks that start in {settings.repo} cannot run",
+    ]
+
+
+def test_many_problems_of_queued_tasks_are_summed_up(settings: Settings) -> None:
+    """A hundred tasks that cannot run do not fill the screen."""
+    notes = check_queued([queued(NewTask(f"idle {number}")) for number in range(100)], settings)
+    assert (len(notes), notes[-1]) == (6, "and 95 more that cannot run")
+
+
+def test_what_concerns_all_queued_tasks_is_an_error(settings: Settings) -> None:
+    """Without the claude CLI, or without git, the engine need not start."""
+    nothing = replace(settings, environ={**settings.environ, "PATH": "/nonexistent"})
+    with pytest.raises(HiveError) as caught:
+        check_queued([queued(NewTask("c", prompt="p"))], nothing)
+    assert caught.value.code == "H201"
+    with pytest.raises(HiveError) as caught:
+        check_queued([queued(SCRIPTED)], nothing)
+    assert caught.value.code == "H213"
+
+
+def test_a_workspace_that_is_open_needs_no_base(settings: Settings) -> None:
+    """A task that has its branch goes on though its base is gone; one in phase test needs no agent."""
+    gone = replace(SCRIPTED, base="gone")
+    assert check_queued([queued(gone, base_commit="c" * 40)], settings) == []
+    tested = NewTask("c", phases=(Phase.APPLY, Phase.TEST), test=("true",))
+    assert check_queued([queued(tested, phase=Phase.TEST)], settings) == []

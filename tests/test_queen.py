@@ -49,10 +49,19 @@ class Court:
         self.store = store
         self.pipes = {name: Pipe() for name in shards}
         self.asked: list[str] = []
+        self.silent: list[str] = []
         agents = changes.get("agents", 4)
-        self.settings = settings_for(directory, **changes)
+        self.settings = settings_for(directory, **{name: value for name, value in changes.items() if name != "most"})
         self.queen = Queen(
-            self.settings, store, self.pipes, host=HOST, agents=agents, clock=clock, asked_to_stop=self.asked.append
+            self.settings,
+            store,
+            self.pipes,
+            host=HOST,
+            agents=agents,
+            clock=clock,
+            asked_to_stop=self.asked.append,
+            fell_silent=self.silent.append,
+            most=changes.get("most", 1000),
         )
 
     @property
@@ -191,6 +200,34 @@ async def test_runs_of_dead_incarnations_start_again_after_their_agents_were_sto
     assert recovered == [{"runs": 1}]
 
 
+async def test_a_run_of_a_dead_incarnation_that_never_started_has_spent_no_attempt(tmp_path: Path) -> None:
+    """A shard that died before its agent was at work gives the task back as if it had not been claimed."""
+    store = MemoryStore(SystemClock())
+    await store.add([scripted("say x", retries=0)])
+    [claim] = await store.claim(HOST, {DEAD: 1}, Limits(agents=1))
+    async with court(tmp_path, store) as here:
+        await until(lambda: here.pipe.dealt())
+    runs = await store.runs(claim.task_id)
+    assert [(run.outcome, run.attempt) for run in runs] == [("interrupted", 1), (None, 1)]
+
+
+async def test_a_living_shard_whose_lease_ran_out_is_told_of(tmp_path: Path) -> None:
+    """A shard that lives but no longer renews is named to the supervisor; its runs are left until it is dead."""
+    clock = ManualClock()
+    store = MemoryStore(clock)
+    await store.add([scripted("say x")])
+    [claim] = await store.claim(HOST, {LIVE: 1}, Limits(agents=1))
+    await store.renew(LIVE, HOST, [claim.run_id], lease_s=60.0)
+    async with court(tmp_path, store, clock=clock) as here:
+        await until(lambda: here.pipe.dealt())
+        assert here.silent == []
+        clock.advance(61.0)
+        here.queen.wake()
+        await until(lambda: here.silent)
+    assert set(here.silent) == {LIVE}
+    assert [run.outcome for run in await store.runs(claim.task_id)] == [None]
+
+
 async def test_what_an_ended_run_of_a_dead_shard_left_behind_is_stopped(tmp_path: Path) -> None:
     """A daemon whose run ended well goes too, if its shard died before looking for it; those of others stay."""
     store = memory()
@@ -318,6 +355,17 @@ async def test_the_number_of_agents_can_be_changed_while_she_works(tmp_path: Pat
         assert len(here.pipe.dealt()) == 5
         await here.end(here.pipe.dealt()[4])
         await until(lambda: len(here.pipe.dealt()) == 6)
+
+
+async def test_no_number_of_agents_exceeds_what_the_engine_can_do(tmp_path: Path) -> None:
+    """An engine for one task at a time stays one, whatever a person asks for."""
+    async with court(tmp_path, agents=1, most=1, start=False) as here:
+        await here.store.control(Steer(agents=5))
+        await here.add(3)
+        here.start()
+        await until(lambda: here.pipe.dealt())
+        await asyncio.sleep(0.3)
+        assert len(here.pipe.dealt()) == 1
 
 
 @pytest.mark.parametrize("how", ["drain", "now"])

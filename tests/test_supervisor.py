@@ -31,7 +31,7 @@ from hive.config import Settings
 from hive.lock import EngineLock
 
 given = json.loads(sys.argv[1])
-given["settings"]["state_dir"] = Path(given["settings"]["state_dir"])
+given["settings"]["directory"] = Path(given["settings"]["directory"])
 
 def watch():
     told = []
@@ -68,7 +68,7 @@ class Engine:
             self.ids = [added.id for added in hive.add(tasks)]
 
     def start(self, *, shards: int = 1, agents: int = 4, watched: str = "") -> None:
-        names = ("repo", "state_dir", "db", "agent", "grace_s", "drain_s", "backoff_base_s", "backoff_cap_s", "beat_s")
+        names = ("repo", "directory", "db", "agent", "grace_s", "drain_s", "backoff_base_s", "backoff_cap_s", "beat_s")
         values = {name: getattr(self.settings, name) for name in names}
         values["environ"] = dict(self.settings.environ)
         lock = str(self.directory / "lock")
@@ -187,7 +187,6 @@ def test_the_second_signal_interrupts(tmp_path: Path) -> None:
     with engine(tmp_path, command("sleep", "300"), command("sleep", "300"), shards=2, drain_s=1000.0) as here:
         agents = here.await_agents(2)
         here.signal(signal.SIGINT)
-        here.signal(signal.SIGINT)
         until_blocking(lambda: "draining" in here.err.read_text())
         here.signal(signal.SIGINT)
         assert here.end()["signal"] == signal.SIGINT
@@ -260,13 +259,15 @@ def test_who_is_killed_is_replaced(tmp_path: Path, victim: str) -> None:
 
 
 def test_a_new_guardian_knows_the_agents_there_are(tmp_path: Path) -> None:
-    """After the guardian was replaced, a shard that is killed still takes its stubborn agent along."""
+    """After the guardian was replaced, a kill of everybody else still takes a stubborn agent along."""
     with engine(tmp_path, command(*STUBBORN), grace_s=0.2) as here:
         [agent] = here.await_agents(1)
         dead = here.part("hive-guardian")
         os.kill(dead, signal.SIGKILL)
         until_blocking(lambda: here.part("hive-guardian") != dead)
-        here.process.kill()
+        until_blocking(lambda: len(_held(here.part("hive-guardian"))) == 3, "the shard did not connect again")
+        for pid in (here.process.pid, here.part("hive-queen"), here.part("hive-shard-0")):
+            os.kill(pid, signal.SIGKILL)
         until_blocking(lambda: not alive(agent))
 
 
@@ -306,7 +307,8 @@ def test_without_their_supervisor_all_end(tmp_path: Path) -> None:
 
 def test_orphans_are_reaped(tmp_path: Path) -> None:
     """What agents leave behind becomes the supervisor's child and is collected when it ends: no zombie stays."""
-    daemon = "for i in 1 2 3; do setsid sh -c 'sleep 0.1' & done; sleep 0.05"
+    parent = tmp_path / "parent"
+    daemon = f"setsid sh -c 'sleep 0.2; read -r stat < /proc/$$/stat; set -- $stat; echo $4 > {parent}' & sleep 0.1"
     go = tmp_path / "go"
     tasks = [command("sh", "-c", daemon) for _ in range(5)]
     waiting = command("sh", "-c", f"until [ -e {go} ]; do sleep 0.01; done")
@@ -315,6 +317,7 @@ def test_orphans_are_reaped(tmp_path: Path) -> None:
         expected = {"hive-guardian", "hive-queen", "hive-shard-0"}
         until_blocking(lambda: {_name(pid) for pid in _children(here.process.pid)} == expected)
         until_blocking(lambda: all(alive(pid) for pid in _children(here.process.pid)), "a zombie stays")
+        assert parent.read_text() == f"{here.process.pid}\n"
         go.touch()
         here.end()
 

@@ -32,6 +32,8 @@ class Brief:
         timeout_s, idle_timeout_s: Longest run and longest silence; None: no limit.
         grace_s: Seconds between TERM and KILL.
         output_limit_bytes: Largest output file before the agent is stopped.
+        is_test: A program's exit code is a verdict, for `command`: another one than 0 is `Rejected`, with the end of its
+            output as feedback.
         slot: Number of the slot in the shard; one configuration directory per slot.
         state_dir: Directory of this store for things kept between runs (configuration directories).
         shard: Value of ``HIVE_SHARD``, the incarnation that owns the process.
@@ -60,6 +62,7 @@ class Brief:
     idle_timeout_s: float | None = None
     grace_s: float = 5.0
     output_limit_bytes: int = 1 << 30
+    is_test: bool = False
     slot: int = 0
 
 

@@ -24,6 +24,7 @@ from hive.agent import Brief, Emit, Said, Spawned
 from hive.agent.claude_endings import SESSION, Exit, outcome_of
 from hive.agent.claude_slot import open_slot_blocking, set_aside_blocking
 from hive.agent.claude_stream import Stream
+from hive.agent.environment import secrets_of
 from hive.agent.output import last_bytes, output_file
 from hive.agent.process import Launcher, LineFramer, SpawnFailed, Sweep, child_env, supervise
 from hive.clock import Clock
@@ -35,6 +36,8 @@ BASE_TOOLS = ("Bash", "Read", "Edit", "Write", "Glob", "Grep")
 LOGIN = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_BASE_URL", "CLAUDE_CODE_OAUTH_TOKEN")
 """Variables by which the CLI is logged in."""
 
+_LOGIN_SECRETS = tuple(name for name in LOGIN if name != "ANTHROPIC_BASE_URL")
+
 _FIXED_ENV: Mapping[str, str] = {
     "CLAUDE_CODE_DISABLE_AUTO_MEMORY": "1",  # what one task noted must not steer another
     "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1",  # a forgotten one holds the process for 600 s
@@ -45,7 +48,6 @@ _FIXED_ENV: Mapping[str, str] = {
     "DISABLE_TELEMETRY": "1",
 }
 _OWN_PREFIXES = ("ANTHROPIC_", "CLAUDE")
-_SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 _GUIDE_LIMIT_BYTES = 256 * 1024
 
 
@@ -77,8 +79,7 @@ class ClaudeAgent:
         self._executable = executable
         self._pass_env = tuple(pass_env)
         self._linger_s = linger_s
-        passed = (*LOGIN, *self._pass_env)
-        self._secrets = tuple(base_env[name] for name in passed if name in base_env and _SECRET.search(name))
+        self._secrets = secrets_of(base_env, (*_LOGIN_SECRETS, *self._pass_env))
 
     async def run(self, brief: Brief, emit: Emit) -> Outcome:
         """Run the CLI to its end; see `Agent.run`.
@@ -128,7 +129,7 @@ class ClaudeAgent:
     @property
     def _patience(self) -> int:
         """Retries to wait for after refused credentials: a key stays wrong, a saved login may be renewed by the CLI."""
-        return 1 if any(self._base_env.get(name) for name in LOGIN if name != "ANTHROPIC_BASE_URL") else 2
+        return 1 if any(self._base_env.get(name) for name in _LOGIN_SECRETS) else 2
 
     def _environment(self, brief: Brief, slot: Path) -> dict[str, str]:
         # A task may not redirect the login: its names are left out, and what is fixed comes last.

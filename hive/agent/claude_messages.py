@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
+from hive.agent.output import printable
 from hive.model import Usage
 
 KNOWN_TYPES = frozenset(
@@ -92,10 +93,7 @@ def tool_input(block: Mapping[str, object]) -> str:
     return json.dumps(given) if given else ""
 
 
-_ESCAPE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-_]?")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _KEY = re.compile(r"sk-ant-[\w-]{4,}")
-_SHORTEST_SECRET = 8  # shorter ones would blank out ordinary words
 
 
 def clean(value: str, limit: int, secrets: Collection[str] = ()) -> str:
@@ -111,11 +109,7 @@ def clean(value: str, limit: int, secrets: Collection[str] = ()) -> str:
     """
     # Cut before the costly part, but far enough out that no key is cut in a way that hides it.
     found = value[: 4 * limit + 4096].encode("utf-8", "replace").decode()
-    found = _CONTROL.sub("", _ESCAPE.sub("", found.replace("\r\n", "\n")))
-    for secret in secrets:
-        if len(secret) >= _SHORTEST_SECRET:
-            found = found.replace(secret, "[redacted]")
-    found = _KEY.sub("[redacted]", found).strip()
+    found = _KEY.sub("[redacted]", printable(found, secrets)).strip()
     return found if len(found) <= limit else found[: limit - 1] + "…"
 
 

@@ -38,6 +38,11 @@ def child_env(
     return env
 
 
+def secrets_of(base_env: Mapping[str, str], names: Collection[str]) -> tuple[str, ...]:
+    """Return the values of variables handed to a child that must not appear in what is told of it."""
+    return tuple(base_env[name] for name in names if base_env.get(name))
+
+
 def _of_binary(name: str) -> bool:
     return name.startswith(("_PYI_", "_MEI")) or name in _LIBRARY_PATHS
 

@@ -1,15 +1,20 @@
-"""Reading what a process writes into its files, by bytes: no line limit of a pipe, no waiting for end-of-file.
+"""Reading what a process writes into its files: no line limit of a pipe, no waiting for end-of-file.
 
-Knows nothing of what the bytes mean, nor when the process ends. Small reads of files just written come from memory, so
+Bytes for programs, and text made safe to show. Knows nothing of what they mean, nor when the process ends. Small reads of files just written come from memory, so
 they are made in the loop.
 """
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Collection
 from pathlib import Path
 
 _CHUNK_BYTES = 256 * 1024
+_ESCAPE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-_]?")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+_SHORTEST_SECRET = 8  # shorter ones would blank out ordinary words
 
 
 class LineFramer:
@@ -103,3 +108,29 @@ def last_bytes(path: Path, limit_bytes: int = 16 * 1024) -> bytes:
         return os.pread(fd, limit_bytes, max(0, os.fstat(fd).st_size - limit_bytes))
     finally:
         os.close(fd)
+
+
+def last_text(path: Path, secrets: Collection[str] = ()) -> str:
+    """Return the end of a file, a few thousand characters at least, as `printable` text."""
+    return printable(last_bytes(path).decode("utf-8", "replace"), secrets)
+
+
+def printable(text: str, secrets: Collection[str] = ()) -> str:
+    r"""Return text fit for a terminal, a log and a prompt.
+
+    No escape sequences, no control characters but newline and tab, no marks that reverse the line.
+
+    Args:
+        text: Any text. Cut it afterwards: half a secret is not found.
+        secrets: Values that must not appear; those under 8 characters are left alone.
+    """
+    found = _plain(text)
+    known = {value for secret in secrets for value in (secret, _plain(secret))}
+    for value in sorted(known, key=len, reverse=True):  # one may be part of another
+        if len(value) >= _SHORTEST_SECRET:
+            found = found.replace(value, "[redacted]")
+    return found
+
+
+def _plain(text: str) -> str:
+    return _CONTROL.sub("", _ESCAPE.sub("", text.replace("\r\n", "\n")))

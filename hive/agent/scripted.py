@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from hive.agent import Brief, Emit, LimitSeen, Said, Spawned
-from hive.agent.command import outcome_of, printable
-from hive.agent.output import last_bytes, output_file
+from hive.agent.command import outcome_of
+from hive.agent.output import last_text, output_file
 from hive.agent.process import Launcher, SpawnFailed, Sweep, child_env, supervise
 from hive.agent.script import Script, Step, Verb, parse_script
 from hive.clock import Clock
@@ -224,7 +224,7 @@ class _Play:
 
     async def _program(self, argv: tuple[str, ...]) -> Outcome | None:
         outcome = await self._child(argv, {})
-        tail = printable(last_bytes(output_file(self._child_files(), "out"), _SAID_CHARACTERS))
+        tail = last_text(output_file(self._child_files(), "out"))[-_SAID_CHARACTERS:]
         self._did("run", {"argv": argv, "exit_code": outcome.exit_code, "output": tail})
         return None if isinstance(outcome, Succeeded) else outcome
 

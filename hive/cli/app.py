@@ -14,6 +14,7 @@ from click.shell_completion import CompletionItem
 from hive.cli import GROUPS, VERBS, exits, verb_named
 from hive.cli.context import Context
 from hive.cli.options import global_options
+from hive.cli.output import discard_stdout
 from hive.errors import HiveError, NotReady, UsageError
 
 _SIGPIPE_EXIT = 141  # what a shell shows for a program that SIGPIPE ended
@@ -87,8 +88,7 @@ def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     try:
         return _run(arguments, environ)
     except BrokenPipeError:
-        # The reader has what it wanted; without this the interpreter complains when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_stdout()  # the reader has what it wanted
         return _SIGPIPE_EXIT
 
 

@@ -14,6 +14,7 @@ from hive.errors import UsageError
 from hive.export import envelope
 from hive.model import Phase, State, Task, TaskId
 from hive.store import Cancel, Command, Hold, Receipt, Release, Reprioritise, Retry
+from hive.values import AVAILABLE_PHASES
 
 _MOST_NAMED = 12
 _FORMS = """SELECTOR is 412, 412..430, @failed, batch:NAME, group:G, tag:T or a key; more than one task needs a yes."""
@@ -31,7 +32,9 @@ def cancel_command(ctx: Context, *, names: Sequence[str], filters: Sequence[str]
 
 @verb("retry", shown=CHANGES, more="Counts start anew; the branch and the agent's session are kept.\n\n" + _FORMS)
 @selectors(required=True)
-@click.option("--from", "phase", type=click.Choice([phase.value for phase in Phase]), help="Phase to begin with.")
+@click.option(
+    "--from", "phase", type=click.Choice([phase.value for phase in AVAILABLE_PHASES]), help="Phase to begin with."
+)
 @click.option("--note", metavar="TEXT", default="", help="What the agent is told beside its task.")
 @dry_run_option
 def retry_command(

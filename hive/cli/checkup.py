@@ -85,7 +85,7 @@ def mend(ctx: Context, settings: Settings) -> list[str]:
         return done
     left = [task for task in _tasks(ctx, settings) if task.workspace and task.state is State.COMPLETED]
     for task in left:
-        workspace = workspaces.open_blocking(task, settings.repo)
+        workspace = workspaces.open_blocking(task, settings.root)
         removal = workspaces.remove_blocking(workspace, task)
         if removal.removed:
             done.append(f"removed the worktree of task {task.id}, which is completed")
@@ -183,7 +183,7 @@ def _disk(settings: Settings) -> Check:
     free_bytes = shutil.disk_usage(place).free
     found = f"{free_bytes / (1 << 30):.1f} GiB free at {place}"
     if free_bytes < _LEAST_FREE_BYTES:
-        return Check("disk", Level.MISSING, found, "free some space, or move it with `state_dir` in hive.toml")
+        return Check("disk", Level.MISSING, found, "free some space, or move the queue with `db` in hive.toml")
     if free_bytes < _GOOD_FREE_BYTES:
         return Check("disk", Level.WARNING, found, "every task has a checkout of its own: free some space")
     return Check("disk", Level.OK, found)

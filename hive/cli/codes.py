@@ -158,8 +158,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         ),
         "H303": "This is not the URL of a queue. Use sqlite:///PATH; an absolute path takes four slashes.",
         "H304": (
-            "The queue lies on a network file system, whose locks lose data. Put it on a local disk with --db or "
-            "`state_dir`."
+            "The queue lies on a network file system, whose locks lose data. Put it on a local disk with --db or `db`."
         ),
         "H305": "The queue cannot be written: its directory is read-only or belongs to somebody else.",
         "H306": (

@@ -16,7 +16,6 @@ NEEDS_YOU = 3
 STOPPED = 4
 NOT_READY = 5
 BUG = 70
-LIMITED = 75
 TIMED_OUT = 124
 
 OUTSTANDING = (State.BLOCKED, State.QUEUED, State.IN_PROGRESS, State.WAITING)
@@ -27,7 +26,6 @@ MEANINGS: Mapping[int, str] = {
     BUG: "a bug in Hive, or its processes kept dying",
     USAGE: "a flag, selector, setting or task file is wrong; nothing was done",
     NOT_READY: "something this machine must have is missing; `hive doctor` says what",
-    LIMITED: "the account's usage limit was reached and waiting was not wanted",
     FAILED: "some task failed",
     NEEDS_YOU: "some task needs you",
     STOPPED: "stopped early, with work outstanding or cancelled",
@@ -42,7 +40,6 @@ def verdict(
     *,
     signal: int | None = None,
     gave_up: bool = False,
-    limited: bool = False,
     stopped: bool = False,
 ) -> tuple[int, str]:
     """Return the exit code and its reason; when several hold, the strongest.
@@ -51,21 +48,17 @@ def verdict(
         by_state: How many tasks stand where; only those the command was about.
         signal: Number of the signal that ended the command, if one did.
         gave_up: The engine could not go on.
-        limited: The engine ended because a usage limit was reached.
         stopped: A person had the engine stop.
     """
     if signal is not None:
         return 128 + signal, {2: "interrupted", 15: "terminated"}.get(signal, f"signal_{signal}")
     if gave_up:
         return BUG, "gave_up"
-    outstanding = any(by_state.get(state, 0) for state in OUTSTANDING)
-    if limited and outstanding:
-        return LIMITED, "limited"
     if by_state.get(State.FAILED, 0):
         return FAILED, "failed"
     if by_state.get(State.NEEDS_YOU, 0):
         return NEEDS_YOU, "needs_you"
-    if outstanding:
+    if any(by_state.get(state, 0) for state in OUTSTANDING):
         return STOPPED, "stopped" if stopped else "outstanding"
     if by_state.get(State.CANCELLED, 0):
         return STOPPED, "cancelled"

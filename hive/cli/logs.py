@@ -11,8 +11,9 @@ import click
 
 from hive.cli import exits
 from hive.cli.context import Context
+from hive.cli.engine_state import engine_pid
 from hive.cli.options import JSON, task_argument, verb
-from hive.cli.output import data, lines_of, raw
+from hive.cli.output import data, lines_of, raw, say
 from hive.cli.show import the_task
 from hive.errors import NotReady, UsageError
 from hive.export import envelope, run_row
@@ -42,11 +43,12 @@ def logs_command(ctx: Context, *, name: str, follow: bool, as_bytes: bool, run_i
         task = the_task(ctx, hive, name)
         run = _run(task, hive.runs(task.id), run_id)
         files = run_files(settings.state_dir, run.id)
-        over = _end_seen(hive, run) if follow else lambda: True
-        chunks = _chunks(files.with_name(files.name + ".out"), run, over)
+        end = _End(hive, run, settings)
+        chunks = _chunks(files.with_name(files.name + ".out"), run, end.come if follow else lambda: True)
         if as_bytes:
             for chunk in chunks:
                 raw(chunk)
+            end.explain(ctx)
             return exits.COMPLETED
         lines = _readable(task, run, settings, chunks)
         if ctx.for_people:
@@ -55,8 +57,10 @@ def logs_command(ctx: Context, *, name: str, follow: bool, as_bytes: bool, run_i
         else:
             text = "\n".join(lines)
             data(envelope("hive.logs/1", ctx.clock.now_ms(), run=run_row(run), text=text))
+            end.explain(ctx)
             return exits.COMPLETED
     _print_errors(files.with_name(files.name + ".err"))
+    end.explain(ctx)
     return exits.COMPLETED
 
 
@@ -74,11 +78,31 @@ def _run(task: Task, runs: Sequence[Run], run_id: int | None) -> Run:
     return next((run for run in reversed(runs) if run.phase is Phase.APPLY), runs[-1])
 
 
-def _end_seen(hive: SyncHive, run: Run) -> Callable[[], bool]:
-    def over() -> bool:
-        return any(one.id == run.id and one.ended_at_ms is not None for one in hive.runs(run.task_id))
+class _End:
+    """Whether a run is over: its end is recorded, or no engine is left that could go on with it."""
 
-    return over
+    def __init__(self, hive: SyncHive, run: Run, settings: Settings) -> None:
+        self._hive = hive
+        self._run = run
+        self._settings = settings
+        self._abandoned = False
+
+    def come(self) -> bool:
+        if self._recorded():
+            return True
+        if engine_pid(self._settings) is not None:
+            return False
+        self._abandoned = not self._recorded()  # the engine may have ended just after it recorded this very end
+        return True
+
+    def explain(self, ctx: Context) -> None:
+        """Say that the end was never recorded, if that is why nothing more comes."""
+        if self._abandoned:
+            say(ctx, f"no engine runs, and run {self._run.id} has no end: `hive run` takes its task up again")
+
+    def _recorded(self) -> bool:
+        runs = self._hive.runs(self._run.task_id)
+        return any(one.id == self._run.id and one.ended_at_ms is not None for one in runs)
 
 
 def _chunks(path: Path, run: Run, over: Callable[[], bool]) -> Iterator[bytes]:

@@ -1,17 +1,18 @@
-"""Progress of a running engine as plain lines: one per ended task, one summary line a minute.
+"""Progress of a running engine: on stderr one line per ended task and a summary a minute, or on stdout every event.
 
-Reads events and counts; never asks a process. Goes to stderr, since stdout is for data.
+Reads events and counts; never asks a process. Whoever listened may be gone: that must not end the work.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TextIO
 
 from hive import bus
 from hive.api import SyncHive
+from hive.cli.output import discard_stdout, raw
 from hive.clock import Clock
 from hive.model import Event, Json, State
 
@@ -41,30 +42,38 @@ class PlainProgress:
         self._out = out
         self._jsonl = jsonl
         self._spoke_at_s = clock.monotonic_s()
+        self._unheard = False
 
     def poll(self) -> None:
         """Print what is new."""
-        while page := self._hive.past_events(self._after):
-            for event in page:
-                self._after = event.seq
-                self._show(event)
-            self._out.flush()
-        if not self._jsonl and self._clock.monotonic_s() - self._spoke_at_s > _SUMMARY_S:
-            self._say(self._summary())
+        if self._unheard:
+            return
+        try:
+            self._print_news()
+        except BrokenPipeError:
+            self._unheard = True
+            if self._jsonl:
+                discard_stdout()
 
     def close(self) -> None:
         """Print what is left and let go of the store."""
         self.poll()
         self._hive.close()
 
+    def _print_news(self) -> None:
+        while page := self._hive.past_events(self._after):
+            self._after = page[-1].seq
+            if self._jsonl:
+                _stream(page)
+                continue
+            for event in page:
+                self._show(event)
+            self._out.flush()
+        if not self._jsonl and self._clock.monotonic_s() - self._spoke_at_s > _SUMMARY_S:
+            self._say(self._summary())
+
     def _show(self, event: Event) -> None:
-        if self._jsonl:
-            import orjson
-
-            from hive.export import event_row
-
-            self._out.write(orjson.dumps(event_row(event)).decode() + "\n")
-        elif event.kind in _WORDS and event.task_id is not None:
+        if event.kind in _WORDS and event.task_id is not None:
             self._say(self._ended(event.kind, event.task_id, event.data))
         elif event.kind == "task.queued" and event.data.get("reason") == "rework":
             self._say(f"  SENT BACK {event.task_id}: {self._title(event.task_id)}, round {event.data.get('round')}")
@@ -101,3 +110,11 @@ class PlainProgress:
         self._spoke_at_s = self._clock.monotonic_s()
         moment = time.strftime("%H:%M:%SZ", time.gmtime(self._clock.now_ms() / 1000))
         self._out.write(f"{moment} {text}\n")
+
+
+def _stream(events: Sequence[Event]) -> None:
+    import orjson
+
+    from hive.export import event_row
+
+    raw(b"".join(orjson.dumps(event_row(event)) + b"\n" for event in events))

@@ -17,8 +17,8 @@ from hive.store import TaskQuery
 
 if TYPE_CHECKING:
     from hive.config import Settings
+    from hive.ending import Watcher
     from hive.engine import Report
-    from hive.sync import Watcher
 
 AGENTS = ("claude", "command", "scripted")
 PROGRESS = ("auto", "plain", "json", "none")
@@ -49,21 +49,30 @@ def run_command(ctx: Context, files: tuple[Path, ...], *, each: bool, progress: 
 
     settings = ctx.settings(**flags)
     tasks = read_files(ctx, settings, files, each=each)
-    for note in check(tasks or queued(ctx, settings), settings):
+    for note in dict.fromkeys([*check(tasks, settings), *standing(ctx, settings)]):
         output.say(ctx, f"hive: {note}")
     if ctx.jsonl:
         progress = "json"
     if progress == "auto":
         progress = "none" if ctx.quiet else "plain"
-    return finish(ctx, work(ctx, settings, tasks, progress=progress))
+    return finish(ctx, work(ctx, settings, tasks, progress=progress), streamed=progress == "json")
 
 
-def queued(ctx: Context, settings: Settings) -> list[NewTask]:
-    """Return what waits in the queue, to be checked as new tasks are; the first ten thousand stand for all."""
+def standing(ctx: Context, settings: Settings) -> list[str]:
+    """Return what people should know about the queue as it is; its first ten thousand tasks stand for all.
+
+    Raises:
+        NotReady: What is queued needs something that this machine does not have.
+    """
+    from hive.preflight import check_queued
+
     if not database_path(settings).exists():
         return []
     with ctx.queue(settings) as hive:
-        return [task.spec for task in hive.tasks(TaskQuery(states=frozenset({State.QUEUED}), limit=10_000))]
+        paused = hive.steering().paused
+        queued = hive.tasks(TaskQuery(states=frozenset({State.QUEUED}), limit=10_000))
+    notes = check_queued([task for task in queued if not task.held], settings)
+    return ["paused: nothing starts until `hive resume`", *notes] if paused else notes
 
 
 def work(ctx: Context, settings: Settings, tasks: Sequence[NewTask], *, progress: str) -> Report:
@@ -85,8 +94,12 @@ def work(ctx: Context, settings: Settings, tasks: Sequence[NewTask], *, progress
     return engine.work(settings, tasks, watcher=None if progress == "none" else watcher)
 
 
-def finish(ctx: Context, report: Report) -> int:
-    """Print how the run came out and return its exit code."""
+def finish(ctx: Context, report: Report, *, streamed: bool = False) -> int:
+    """Print how the run came out and return its exit code.
+
+    Args:
+        streamed: Events went to stdout, where only data may follow.
+    """
     code, reason = exits.verdict(
         report.by_state,
         signal=report.ending.signal,
@@ -96,7 +109,7 @@ def finish(ctx: Context, report: Report) -> int:
     if ctx.json:
         output.data(summary(ctx, report, code, reason))
     elif not ctx.jsonl:
-        print("\n".join(lines(report)), file=sys.stderr if ctx.quiet else sys.stdout)
+        print("\n".join(lines(report)), file=sys.stderr if ctx.quiet or streamed else sys.stdout)
     if report.ending.gave_up:
         print(f"error[H222]: the engine gave up\nwhy: {report.ending.gave_up}\nfix: hive doctor", file=sys.stderr)
     return code

@@ -31,7 +31,7 @@ _SELECTORS = """Selectors say which tasks:
 
   412             the task with this id
   412..430        a range; 412.. is open at its end
-  @failed         all in a state: blocked queued in_progress waiting needs_you completed failed cancelled
+  @failed         all in a state: blocked queued in_progress needs_you completed failed cancelled
   @unfinished     all that are not completed, failed or cancelled
   @held  @all     all that are held; all
   batch:NAME      of a batch
@@ -51,7 +51,6 @@ _STATES = """States of a task
   blocked       waits for tasks it needs
   queued        may start, at once or after a moment (back-off, limit); a held task waits for its release
   in_progress   an agent works on it
-  waiting       a goal whose children work
   needs_you     a person must decide
   completed     done, with evidence: a commit, and the test command's exit code
   failed        ended without result; hive show says why

@@ -20,6 +20,7 @@ from hive.store import TaskQuery
 
 if TYPE_CHECKING:
     from hive.api import SyncHive
+    from hive.config import Settings
 
 _LOOK_S = 0.25
 _UNSETTLED = frozenset(State) - FINAL - {State.NEEDS_YOU}
@@ -33,7 +34,6 @@ _MORE = """Exits with 0 when all are completed, 1 when some failed, 3 when some 
 @click.option("--timeout", metavar="DURATION", help="Give up after 90s, 10m, 2h  [never]")
 def wait_command(ctx: Context, *, names: Sequence[str], filters: Sequence[str], timeout: str | None) -> int:
     """Wait for tasks."""
-    from hive.cli.engine_state import engine_pid
     from hive.cli.selector import parse, select
 
     timeout_s = _seconds(timeout)
@@ -41,9 +41,7 @@ def wait_command(ctx: Context, *, names: Sequence[str], filters: Sequence[str], 
     settings = ctx.settings()
     with ctx.queue(settings) as hive:
         ids = [task.id for task in select(hive, parse(names, filters, ctx.clock.now_ms()))]
-        if engine_pid(settings) is None and _unsettled(hive, ids):
-            say(ctx, "no engine runs; start one with: hive run")
-        settled = _wait(ctx, hive, ids, None if timeout_s is None else started_s + timeout_s)
+        settled = _wait(ctx, hive, ids, settings, None if timeout_s is None else started_s + timeout_s)
         by_state = _by_state(hive, ids)
     code, reason = verdict(by_state) if settled else (exits.TIMED_OUT, "timed_out")
     waited_s = round(ctx.clock.monotonic_s() - started_s, 3)
@@ -67,12 +65,18 @@ def _seconds(text: str | None) -> float | None:
         raise UsageError(f"--timeout {error.message}", code="H136", fix="write --timeout 10m") from None
 
 
-def _wait(ctx: Context, hive: SyncHive, ids: Sequence[TaskId], deadline_s: float | None) -> bool:
-    """Return True once all are settled, False at the deadline."""
+def _wait(ctx: Context, hive: SyncHive, ids: Sequence[TaskId], settings: Settings, deadline_s: float | None) -> bool:
+    """Return True once all are settled, False at the deadline; says once that nobody works on them, if so."""
     import threading
 
-    nap = threading.Event()
+    from hive.cli.engine_state import engine_pid
+
+    nap, said = threading.Event(), False
     while _unsettled(hive, ids):
+        # Asked again after the engine: one that ended after the last task leaves nothing to wait for.
+        if not said and engine_pid(settings) is None and _unsettled(hive, ids):
+            say(ctx, "no engine runs; start one with: hive run")
+            said = True
         left_s = _LOOK_S if deadline_s is None else min(_LOOK_S, deadline_s - ctx.clock.monotonic_s())
         if left_s <= 0:
             return False

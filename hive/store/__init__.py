@@ -271,7 +271,7 @@ class Store(Protocol):
         ...
 
     async def lost(self, host: str, live: Sequence[str]) -> list[Assignment]:
-        """Return open runs nobody carries: of this host's incarnations not in `live`, of others whose lease ran out."""
+        """Return open runs nobody carries: of this host's incarnations not in `live`, of any whose lease ran out."""
         ...
 
     async def release(self, run_ids: Sequence[RunId], why: Outcome, rules: Rules) -> list[RunId]:

@@ -135,7 +135,7 @@ class MemoryStore:
         return [
             self._assignment(run)
             for run in self._tables.open_runs()
-            if (run.shard not in live if run.host == host else self._lease_ran_out(run.shard))
+            if self._lease_ran_out(run, host) or (run.host == host and run.shard not in live)
         ]
 
     async def release(self, run_ids: Sequence[RunId], why: Outcome, rules: Rules) -> list[RunId]:
@@ -246,8 +246,10 @@ class MemoryStore:
         self._tables.record(facts.claimed(task, run))
         return Claimed(run.id, task.id, shard)
 
-    def _lease_ran_out(self, shard: str) -> bool:
-        return self._tables.lease_until_s.get(shard, 0.0) <= self._clock.monotonic_s()
+    def _lease_ran_out(self, run: Run, host: str) -> bool:
+        """Return whether a run's shard fell silent; on its own host one may not have made itself known yet."""
+        until_s = self._tables.lease_until_s.get(run.shard, float("inf") if run.host == host else 0.0)
+        return until_s <= self._clock.monotonic_s()
 
     def _each(self, ids: Sequence[TaskId], act: Callable[[Task], str]) -> Receipt:
         changed: list[TaskId] = []

@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hive.clock import Clock
-from hive.errors import NotReady, WorkspaceError
+from hive.errors import WorkspaceError
 from hive.model import Evidence, Task, WorkspaceKind
 from hive.workspace.git import Git, Place
 from hive.workspace.names import checked_prefix, free_names
 from hive.workspace.record import Record, RecordFile, Stage, held_record
 from hive.workspace.repository import Repo, check_repo, exclude_directory
+from hive.workspace.restore import restore
 from hive.workspace.seal import seal
 from hive.workspace.snapshot import salvage
 from hive.workspace.tree import delete_tree
@@ -73,12 +74,12 @@ class Workspaces:
         self._git = Git(base_env)
         self._worktrees = Worktrees(self._state_dir, self._git, clock, checked_prefix(branch_prefix))
 
-    def open_blocking(self, task: Task, default_repo: Path | None) -> Workspace:
+    def open_blocking(self, task: Task, root: Path) -> Workspace:
         """Return the task's workspace, made if it does not exist, as it is if it does.
 
         Args:
-            task: Its `spec.repo`, else `default_repo`, names the repository when the worktree is made.
-            default_repo: A directory in the repository `hive` was started in; also the workspace of kind none.
+            task: Its `spec.repo`, else `root`, names the repository when the worktree is made.
+            root: The directory Hive works for; also the workspace of kind none.
 
         Raises:
             NotReady: H210 no repository, H211 bare or without a commit, H213 no git.
@@ -86,12 +87,11 @@ class Workspaces:
             WorkspaceError: H214 to H216, git failed, took too long, or another process did not let go.
         """
         if task.spec.workspace is WorkspaceKind.NONE:
-            return Workspace(WorkspaceKind.NONE, default_repo or self._state_dir.parent)
+            return Workspace(WorkspaceKind.NONE, root)
         with self._held(task) as file:
             if task.spec.workspace is WorkspaceKind.FRESH:
                 return Workspace(WorkspaceKind.FRESH, self._open_fresh(task, file))
-            repo = Path(task.spec.repo) if task.spec.repo else default_repo
-            record = self._worktrees.open(task, _required(repo), file)
+            record = self._worktrees.open(task, Path(task.spec.repo) if task.spec.repo else root, file)
             return Workspace(WorkspaceKind.REPO, Path(record.path), record.branch, record.base_commit)
 
     def seal_blocking(self, workspace: Workspace, task: Task, summary: str) -> Evidence:
@@ -110,6 +110,21 @@ class Workspaces:
         with self._held(task) as file:
             record, place = self._ready(workspace, task, file)
             return seal(place, record, task, summary)
+
+    def restore_blocking(self, workspace: Workspace, task: Task) -> None:
+        """Undo what a test command did to a repo workspace: its files become those of the commit at HEAD again.
+
+        Untracked files are deleted without a trace: call `salvage_blocking` before the command starts. Ignored files,
+        copies made for ``.worktreeinclude``, nested repositories, HEAD and branches stay. Does nothing for other kinds.
+
+        Raises:
+            WorkspaceError: H214 to H216; some of it may be undone.
+        """
+        if workspace.kind is not WorkspaceKind.REPO:
+            return
+        with self._held(task) as file:
+            record, place = self._ready(workspace, task, file)
+            restore(place, record)
 
     def salvage_blocking(self, workspace: Workspace, task: Task) -> str | None:
         """Keep what only the worktree holds under ``refs/hive/salvage/<task>/<n>``; None if there is nothing of it.
@@ -218,16 +233,6 @@ class Workspaces:
         file.append(replace(record, stage=Stage.VOID))
         delete_tree(path)
         return Removal(removed=True)
-
-
-def _required(repo: Path | None) -> Path:
-    if repo is None:
-        raise NotReady(
-            "the task names no repository and `hive` was not started in one",
-            code="H210",
-            fix='start `hive` in a repository, or give the task `repo:` or `workspace: "fresh"`',
-        )
-    return repo
 
 
 def _task_json(task: Task) -> str:

@@ -143,7 +143,7 @@ def _no_repository(path: Path, err: str) -> NotReady:
         code="H210",
         where=str(path),
         why=err.strip().removeprefix("fatal: ").splitlines()[0] if err.strip() else "",
-        fix="run `git init` there, or name the repository with `-C DIR`",
+        fix='run `git init` there, name the repository with `-C DIR`, or give the task `repo` or `workspace: "fresh"`',
     )
 
 

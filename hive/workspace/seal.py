@@ -33,7 +33,7 @@ def seal(place: Place, record: Record, task: Task, summary: str) -> Evidence:
     """
     git_dir = Path(record.git_dir)
     _check_finished(git_dir, place)
-    _drop_stale_locks(git_dir)
+    drop_stale_locks(git_dir)
     head = read_head(place)
     if head is None:
         raise _astray(place, record.branch, "HEAD points at a branch without a commit")
@@ -59,16 +59,16 @@ def commit_message(task: Task, summary: str) -> str:
     return "\n\n".join(part for part in (title, body.strip(), "\n".join(trailers)) if part) + "\n"
 
 
+def drop_stale_locks(git_dir: Path) -> None:
+    """Remove locks a killed program's git left in its own worktree; the program is gone when this is called."""
+    for name in ("index.lock", "HEAD.lock"):
+        (git_dir / name).unlink(missing_ok=True)
+
+
 def _check_finished(git_dir: Path, place: Place) -> None:
     for marker, operation in _UNFINISHED.items():
         if (git_dir / marker).exists():
             raise _unfinished(place, f"a {operation} is in progress")
-
-
-def _drop_stale_locks(git_dir: Path) -> None:
-    """Remove locks a killed agent's git left in its own worktree; the agent is gone when this is called."""
-    for name in ("index.lock", "HEAD.lock"):
-        (git_dir / name).unlink(missing_ok=True)
 
 
 def _commit(place: Place, head: Head, tree: str, message: str) -> str:

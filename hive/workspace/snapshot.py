@@ -36,12 +36,14 @@ class Changes:
     Attributes:
         removed: Tracked files that are gone, be it that a directory or something behind a link took their place.
         written: Changed files, and untracked ones that are not ignored.
+        untracked: Those of the written ones that the index does not have.
         unmerged: Tracked files in conflict.
         nested: Directories that are repositories of their own and no submodules; git cannot commit what is in them.
     """
 
     removed: tuple[str, ...]
     written: tuple[str, ...]
+    untracked: tuple[str, ...]
     unmerged: tuple[str, ...]
     nested: tuple[str, ...]
 
@@ -82,6 +84,7 @@ def read_changes(place: Place, left_out: Sequence[str] = ()) -> Changes:
     return Changes(
         removed=tuple(removed),
         written=tuple(path for path in written if path not in removed),
+        untracked=tuple(entry.path for entry in entries if entry.tag == "?" and not entry.path.endswith("/")),
         unmerged=tuple(dict.fromkeys(entry.path for entry in entries if entry.in_conflict)),
         nested=tuple(entry.path.rstrip("/") for entry in entries if entry.path.endswith("/")),
     )

@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 
 from hive.agent import AgentEvent, Brief, Spawned
-from hive.agent.command import CommandAgent, printable
+from hive.agent.command import CommandAgent
 from hive.agent.output import output_file
 from hive.agent.process import Launcher
 from hive.agent.proctable import carriers
 from hive.clock import SystemClock
-from hive.model import Errored, Outcome, Succeeded, TimedOut
+from hive.model import Errored, Outcome, Rejected, Succeeded, TimedOut
 
 from .conftest import until
 
@@ -118,6 +118,56 @@ async def test_a_failing_listener_does_not_leave_a_process(agent: CommandAgent, 
     assert carriers([brief.mark]) == []
 
 
-def test_text_for_people_has_no_escape_sequences() -> None:
-    """Colours, titles, bells and carriage returns go; newlines, tabs and letters stay."""
-    assert printable(b"\x1b[1;31mred\x1b[0m\x1b]0;title\x07\ta\x08\r\n\xc3\xa9\xff") == "red\ta\n\u00e9\ufffd"
+SECRET = "correct-horse-battery"
+
+
+@pytest.fixture
+def trusted(launcher: Launcher, base_env: Mapping[str, str]) -> CommandAgent:
+    """An agent whose commands are given a secret by name, and a short word."""
+    env = {**base_env, "LICENCE": SECRET, "MODE": "fast"}
+    return CommandAgent(launcher, env, SystemClock(), pass_env=("LICENCE", "MODE", "ABSENT"))
+
+
+@pytest.mark.parametrize("script", ["echo $LICENCE", "echo $LICENCE >&2; exit 1", "echo $LICENCE; exit 1"])
+@pytest.mark.parametrize("is_test", [False, True])
+async def test_values_that_were_passed_on_are_not_told(
+    trusted: CommandAgent, brief: Brief, script: str, *, is_test: bool
+) -> None:
+    """A secret a command prints stands in its files and in no summary, reason or feedback; a short word may be told."""
+    halves = "$(printf '%s\\033[1m%s' ${LICENCE%horse*} ${LICENCE#correct-})"
+    colours = script.replace("$LICENCE", f"$MODE {halves}")
+    outcomes = [await run(trusted, replace(shell(brief, text), is_test=is_test)) for text in (script, colours)]
+    files = "".join(output_file(brief.files, kind).read_text() for kind in ("out", "err"))
+    assert "horse-battery" in files
+    assert not any("-battery" in _told(outcome) for outcome in outcomes)
+    assert all("[redacted]" in _told(outcome) for outcome in outcomes)
+    assert "fast [redacted]" in _told(outcomes[1])
+
+
+def _told(outcome: Outcome) -> str:
+    return outcome.summary if isinstance(outcome, Succeeded) else str(getattr(outcome, "feedback", outcome))
+
+
+async def test_a_secret_is_not_told_in_part(trusted: CommandAgent, brief: Brief) -> None:
+    """Where the reason is cut, no half of a secret is left."""
+    flood = 'i=0; while [ $i -lt 400 ]; do printf "$LICENCE" >&2; i=$((i+1)); done; exit 1'
+    outcome = await run(trusted, shell(brief, flood))
+    assert isinstance(outcome, Errored)
+    assert "horse" not in outcome.reason
+    assert "battery" not in outcome.reason
+
+
+async def test_a_red_test_is_a_verdict(agent: CommandAgent, brief: Brief) -> None:
+    """What a test says comes back as feedback: the command, standard output, standard error, how it ended."""
+    outcome = await run(agent, replace(shell(brief, "echo bad >&2; printf one; exit 3"), is_test=True))
+    assert isinstance(outcome, Rejected)
+    assert outcome.feedback == "$ sh -c 'echo bad >&2; printf one; exit 3'\none\nbad\n(exit code 3)"
+    assert outcome.exit_code == 3
+
+
+async def test_a_red_test_that_deleted_its_output_is_still_red(agent: CommandAgent, brief: Brief) -> None:
+    """Feedback is then no more than how it ended."""
+    argv = ("sh", "-c", 'rm "$0.out" "$0.err"; kill -KILL $$', str(brief.files))
+    outcome = await run(agent, replace(brief, argv=argv, is_test=True))
+    assert isinstance(outcome, Rejected)
+    assert outcome.feedback.splitlines()[1:] == ["(killed by SIGKILL)"]

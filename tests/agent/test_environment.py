@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from hive.agent.environment import child_env
+from hive.agent.environment import child_env, secrets_of
 
 
 def test_only_named_variables_pass() -> None:
@@ -32,3 +32,8 @@ def test_library_path_is_as_before_the_single_binary() -> None:
     assert env == {"TERM": "dumb", "LD_LIBRARY_PATH": "/mine", "HIVE_RUN_ID": "m"}
     del frozen["LD_LIBRARY_PATH_ORIG"]
     assert "LD_LIBRARY_PATH" not in child_env(frozen, mark="m", pass_env=["LD_LIBRARY_PATH"])
+
+
+def test_secrets_are_the_values_of_what_is_passed() -> None:
+    """Absent and empty variables have none."""
+    assert secrets_of({"A": "one", "B": "", "C": "three"}, ["A", "B", "D"]) == ("one",)

@@ -6,7 +6,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hive.agent.output import LineFramer, Tail, last_bytes, output_file, size_bytes
+from hive.agent.output import LineFramer, Tail, last_bytes, last_text, output_file, printable, size_bytes
 
 CAP_BYTES = 8
 
@@ -64,3 +64,18 @@ def test_end_and_size_of_a_file(tmp_path: Path) -> None:
     assert (last_bytes(path), size_bytes(path)) == (b"", 0)
     path.write_bytes(b"0123456789")
     assert (last_bytes(path, 4), last_bytes(path, 40), size_bytes(path)) == (b"6789", b"0123456789", 10)
+
+
+def test_text_for_people_has_no_escape_sequences(tmp_path: Path) -> None:
+    """Colours, titles, bells and carriage returns go; newlines, tabs and letters stay."""
+    path = tmp_path / "out"
+    assert last_text(path) == ""
+    path.write_bytes(b"\x1b[1;31mred\x1b[0m\x1b]0;title\x07\ta\x08\r\n\xc3\xa9\xff")
+    assert last_text(path) == "red\ta\n\u00e9\ufffd"
+
+
+def test_secrets_are_found_whole(tmp_path: Path) -> None:
+    """A secret that contains another is no more readable than that one; one over several lines is one secret."""
+    assert printable("x longsecret-more y", ["longsecret", "longsecret-more"]) == "x [redacted] y"
+    assert printable("key: line one\r\nline two.", ["line one\r\nline two"]) == "key: [redacted]."
+    assert printable("a short one", ["short"]) == "a short one"

@@ -99,9 +99,12 @@ class Seed:
         return drive(open_store(self.url, clock=self._clock, boot_id="test", inline=True))
 
     def add(self, *tasks: NewTask) -> list[TaskId]:
-        """Queue tasks and return their ids."""
-        with open_sync(self.url, clock=self._clock) as queue:
-            return [added.id for added in queue.add(tasks)]
+        """Queue tasks, whatever they ask for, and return their ids."""
+        store = self.store()
+        try:
+            return [added.id for added in drive(store.add(tasks))]
+        finally:
+            drive(store.close())
 
     def claim(self) -> list[Claimed]:
         """Start every task that may start."""

@@ -23,7 +23,7 @@ S = State
         ({S.QUEUED: 1, S.NEEDS_YOU: 1}, {"stopped": True}, (3, "needs_you")),
         ({S.COMPLETED: 1}, {"stopped": True}, (0, "completed")),
         ({S.CANCELLED: 1, S.COMPLETED: 1}, {}, (4, "cancelled")),
-        ({S.QUEUED: 1, S.FAILED: 1}, {"limited": True}, (75, "limited")),
+        ({S.QUEUED: 1, S.FAILED: 1}, {"stopped": True}, (1, "failed")),
         ({S.FAILED: 1}, {"gave_up": True}, (70, "gave_up")),
         ({S.FAILED: 1}, {"signal": 2, "gave_up": True}, (130, "interrupted")),
         ({S.COMPLETED: 1}, {"signal": 15}, (143, "terminated")),
@@ -38,5 +38,5 @@ def test_the_strongest_ending_wins(
 
 
 def test_every_code_a_verdict_gives_is_explained() -> None:
-    """The table for people has each exit code, strongest first."""
-    assert list(MEANINGS) == [130, 143, 70, 2, 5, 75, 1, 3, 4, 124, 0]
+    """The table for people has each exit code that can happen, strongest first, and none that cannot."""
+    assert list(MEANINGS) == [130, 143, 70, 2, 5, 1, 3, 4, 124, 0]

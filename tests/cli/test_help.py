@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import re
 
+from hive.cli import VERBS
 from hive.cli.codes import CODES
 from hive.cli.exits import MEANINGS
 from hive.cli.topics import TOPICS
+from hive.model import State
 from tests.cli.conftest import ROOT, Cli
 
 _CODE = re.compile(r"""["'\[](H\d{3})["'\]]""")
@@ -62,3 +64,18 @@ def test_an_unknown_topic_is_refused(cli: Cli) -> None:
 def test_topics_fit_a_page() -> None:
     """No line of a topic is wider than 120 columns."""
     assert max(len(line) for topic in TOPICS.values() for line in topic.text.splitlines()) <= 120
+
+
+def test_topics_promise_only_what_is_there() -> None:
+    """Each verb and each state that a topic names exists, and those of other versions are not named."""
+    text = "\n".join(topic.text for topic in TOPICS.values())
+    named = set(re.findall(r"(?:^  |\$\(|`|or `)hive ([a-z]+)", text, re.MULTILINE))
+    assert named
+    assert named <= {row.name for row in VERBS}
+    rows = re.findall(r"^  ([a-z_]+) +\S", TOPICS["states"].text, re.MULTILINE)
+    assert set(rows) == {state.value for state in State} - {State.WAITING}
+
+
+def test_only_phases_of_this_version_are_offered(cli: Cli) -> None:
+    """`hive retry --from` names the phases a task can have."""
+    assert "[apply|test]" in cli("retry", "--help").out

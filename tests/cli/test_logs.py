@@ -4,6 +4,7 @@ import json
 import threading
 from pathlib import Path
 
+from hive.lock import EngineLock
 from hive.model import NewTask, Phase, TaskId
 from hive.worker import run_files
 from tests.cli.conftest import Cli, Seed, done, failed, hive_process
@@ -88,6 +89,7 @@ def test_following_ends_with_the_run(seed: Seed, tmp_path: Path) -> None:
     seed.add(NewTask("t", agent="command"))
     (claimed,) = seed.claim()
     write(tmp_path, claimed.run_id, b"first\n")
+    lock = EngineLock(tmp_path / ".hive" / "hive.db.engine")
     process = hive_process("logs", 1, "-f", cwd=tmp_path)
     giving_up = threading.Timer(20, process.kill)
     giving_up.start()
@@ -99,4 +101,23 @@ def test_following_ends_with_the_run(seed: Seed, tmp_path: Path) -> None:
     seed.end(claimed.run_id, done())
     out, _ = process.communicate(timeout=20)
     giving_up.cancel()
+    lock.close()
     assert (process.returncode, out) == (0, "last, without newline\n")
+
+
+def test_following_ends_when_no_engine_is_left(seed: Seed, tmp_path: Path) -> None:
+    """-f of a run whose engine died prints what there is and ends with a note instead of waiting for ever."""
+    seed.add(NewTask("t", agent="command"))
+    (claimed,) = seed.claim()
+    write(tmp_path, claimed.run_id, b"all there is\n")
+    lock = EngineLock(tmp_path / ".hive" / "hive.db.engine")
+    process = hive_process("logs", 1, "-f", cwd=tmp_path)
+    giving_up = threading.Timer(20, process.kill)
+    giving_up.start()
+    assert process.stdout is not None
+    assert process.stdout.readline() == "all there is\n"
+    lock.close()
+    out, err = process.communicate(timeout=20)
+    giving_up.cancel()
+    note = f"no engine runs, and run {claimed.run_id} has no end: `hive run` takes its task up again\n"
+    assert (process.returncode, out, err) == (0, "", note)

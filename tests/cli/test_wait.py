@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from hive.api import open_sync
+from hive.lock import EngineLock
 from hive.model import NewTask
 from tests.cli.conftest import Cli, Seed, Zoo, done, failed, hive_process
 
@@ -36,6 +38,23 @@ def test_waiting_ends_when_the_last_task_ends(seed: Seed, tmp_path: Path) -> Non
     seed.work(task, done())
     out, _ = process.communicate(timeout=30)
     assert (process.returncode, out) == (0, "1 task: 1 completed\n")
+
+
+def test_the_end_of_the_engine_is_told_once(seed: Seed, tmp_path: Path) -> None:
+    """When the engine ends with tasks outstanding that is said, once, and waiting goes on."""
+    (task,) = seed.add(NewTask("one"))
+    lock = EngineLock(tmp_path / ".hive" / "hive.db.engine")
+    process = hive_process("wait", task, "--timeout", "30", cwd=tmp_path)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1.0)
+    lock.close()
+    assert process.stderr is not None
+    assert process.stderr.readline() == "no engine runs; start one with: hive run\n"
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1.0)
+    seed.work(task, done())
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (0, "1 task: 1 completed\n", "")
 
 
 def test_without_tasks_there_is_nothing_to_wait_for(cli: Cli, seed: Seed) -> None:

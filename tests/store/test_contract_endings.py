@@ -277,6 +277,18 @@ class TestLost:
         assert [assignment.run.id for assignment in await store.lost(HOST, [])] == [one.run_id, two.run_id]
         assert await store.lost(HOST, ["live", "dead"]) == []
 
+    async def test_living_shard_that_fell_silent(self, store: Store, clock: ManualClock) -> None:
+        """A shard of this host that is said to live is lost all the same once its lease has run out."""
+        await store.add([NewTask("t")])
+        [claimed] = await store.claim(HOST, {"live": 1}, PLENTY)
+        clock.advance(1000)
+        assert await store.lost(HOST, ["live"]) == []  # it has not made itself known yet
+        await store.renew("live", HOST, [], 60)
+        clock.advance(59)
+        assert await store.lost(HOST, ["live"]) == []
+        clock.advance(1)
+        assert [assignment.run.id for assignment in await store.lost(HOST, ["live"])] == [claimed.run_id]
+
     async def test_other_hosts_only_when_the_lease_ran_out(self, store: Store, clock: ManualClock) -> None:
         """Another host's run is lost only once its shard has been silent for the lease."""
         await store.add([NewTask("t")])

@@ -15,6 +15,7 @@ from hive.errors import StoreError, StoreUnavailable, StoreUnsupported, UsageErr
 from hive.model import NewEvent, NewTask
 from hive.store import TaskQuery
 from hive.store.sqlite import SqliteStore
+from hive.store.sqlite_database import Tx
 from hive.store.sqlite_library import sqlite3
 from hive.store.sqlite_threaded import MOST_PER_COMMIT, MOST_WAITING, ThreadedEngine
 from tests.rig import until
@@ -62,6 +63,24 @@ async def test_a_write_that_fails_does_not_sink_the_others(store: SqliteStore) -
     assert [type(failure) for failure in failures] == [UsageError, StoreError, StoreError, OverflowError]
     await asyncio.gather(*good)
     assert len(await store.tasks(TaskQuery())) == 40
+
+
+async def test_half_a_write_is_taken_back_alone(store: SqliteStore) -> None:
+    """What a write did before it failed is undone, and what its neighbours in the commit did is not."""
+
+    def half(tx: Tx) -> None:
+        tx.run("batch_add", {"name": "half", "now_ms": 1})
+        raise ZeroDivisionError
+
+    with _gate_held(store):
+        before = asyncio.create_task(store.add([_task(1)]))
+        failing = asyncio.create_task(_engine(store).write(half))
+        after = asyncio.create_task(store.add([_task(2)]))
+        await _queued(store, 3)
+    await asyncio.gather(before, after)
+    with pytest.raises(ZeroDivisionError):
+        await failing
+    assert [totals.batch for totals in await store.ledger()] == ["default"]
 
 
 async def test_writes_happen_in_the_order_they_came(store: SqliteStore) -> None:

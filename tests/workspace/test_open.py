@@ -349,24 +349,26 @@ def test_a_state_directory_that_cannot_be_written_is_a_workspace_error(user: Che
     assert caught.value.where.startswith(str(tmp_path / "file"))
 
 
-def test_without_any_repository_a_repo_task_cannot_start(workspaces: Workspaces) -> None:
-    """Neither the task nor the place Hive was started in names a repository."""
+def test_without_any_repository_a_repo_task_cannot_start(workspaces: Workspaces, tmp_path: Path) -> None:
+    """Neither the task nor the place Hive was started in names a repository: the error names that place."""
     with pytest.raises(HiveError) as caught:
-        workspaces.open_blocking(a_task(), None)
-    assert caught.value.code == "H210"
+        workspaces.open_blocking(a_task(), tmp_path)
+    assert (caught.value.code, caught.value.where) == ("H210", str(tmp_path))
 
 
-def test_a_fresh_workspace_holds_the_task_and_nothing_else(workspaces: Workspaces, state_dir: Path) -> None:
+def test_a_fresh_workspace_holds_the_task_and_nothing_else(
+    workspaces: Workspaces, state_dir: Path, tmp_path: Path
+) -> None:
     """A directory of the task's own with `task.json`; opening again keeps what was made there."""
     task = fresh_task(4, key="k", prompt="Write a poem", env={"A": "b"})
-    workspace = workspaces.open_blocking(task, None)
+    workspace = workspaces.open_blocking(task, tmp_path)
     assert (workspace.path, workspace.branch) == (state_dir / "fresh" / "4-fix-the-parser", None)
     assert [entry.name for entry in workspace.path.iterdir()] == ["task.json"]
     told = json.loads((workspace.path / "task.json").read_text())
     assert (told["id"], told["key"], told["title"]) == (4, "k", "Fix the parser")
     assert (told["prompt"], told["env"]) == ("Write a poem", {"A": "b"})
     (workspace.path / "poem.txt").write_text("roses")
-    assert workspaces.open_blocking(task, None) == workspace
+    assert workspaces.open_blocking(task, tmp_path) == workspace
     assert (workspace.path / "poem.txt").read_text() == "roses"
 
 
@@ -382,8 +384,7 @@ def test_git_in_a_workspace_does_not_find_the_repository_around_it(workspaces: W
 def test_a_task_without_a_workspace_works_where_hive_was_started(
     workspaces: Workspaces, user: Checkout, state_dir: Path
 ) -> None:
-    """Kind none is the directory given, else the one the state directory lies in; nothing is made."""
+    """Kind none is the directory given; nothing is made."""
     task = a_task(workspace=WorkspaceKind.NONE)
     assert workspaces.open_blocking(task, user.path / "src").path == user.path / "src"
-    assert workspaces.open_blocking(task, None).path == state_dir.parent
     assert not state_dir.exists()

@@ -263,10 +263,10 @@ def test_what_cannot_be_salvaged_is_not_removed(workspaces: Workspaces, workspac
     assert workspaces.open_blocking(a_task(), agent.path) == workspace
 
 
-def test_a_fresh_directory_is_removed_only_when_nothing_was_made_there(workspaces: Workspaces) -> None:
+def test_a_fresh_directory_is_removed_only_when_nothing_was_made_there(workspaces: Workspaces, user: Checkout) -> None:
     """What a task made in a fresh directory is its result."""
     used, unused = fresh_task(1), fresh_task(2)
-    full, empty = workspaces.open_blocking(used, None), workspaces.open_blocking(unused, None)
+    full, empty = workspaces.open_blocking(used, user.path), workspaces.open_blocking(unused, user.path)
     (full.path / "poem.txt").write_text("roses")
     removal = workspaces.remove_blocking(full, used)
     assert (removal.removed, removal.why) == (False, "it holds what the task made")
@@ -274,7 +274,7 @@ def test_a_fresh_directory_is_removed_only_when_nothing_was_made_there(workspace
     assert workspaces.remove_blocking(empty, unused).removed
     assert not empty.path.exists()
     assert workspaces.salvage_blocking(full, used) is None
-    assert workspaces.open_blocking(unused, None) == empty
+    assert workspaces.open_blocking(unused, user.path) == empty
 
 
 def test_a_directory_that_is_not_hives_is_never_removed(workspaces: Workspaces, user: Checkout) -> None:

@@ -354,4 +354,4 @@ def test_other_kinds_have_no_evidence(state_dir: Path, user: Checkout) -> None:
     """Outside of a repository there is nothing Hive could have seen."""
     workspaces = Workspaces(state_dir, SystemClock(), user.env)
     for task in (fresh_task(), a_task(2, workspace=WorkspaceKind.NONE)):
-        assert workspaces.seal_blocking(workspaces.open_blocking(task, None), task, "") == Evidence()
+        assert workspaces.seal_blocking(workspaces.open_blocking(task, user.path), task, "") == Evidence()
