@@ -20,6 +20,7 @@ from hive.api import SyncHive, open_sync
 from hive.clock import SystemClock
 from hive.config import Settings
 from hive.ending import Ending, Watcher
+from hive.errors import StoreUnsupported
 from hive.lock import EngineLock
 from hive.model import FINAL, NewTask, State, TaskId
 from hive.store import Steer, TaskQuery
@@ -77,12 +78,21 @@ def work(settings: Settings, tasks: Sequence[NewTask], *, watcher: Callable[[int
         Workspaces(settings.state_dir, clock, settings.environ).exclude_state_dir_blocking(settings.repo)
     with closing(EngineLock(_lock_path(settings))) as lock:
         with open_sync(settings.db) as hive:
+            database = _identity(settings)
             was = hive.steering()
             if was.stop != "no" or was.agents is not None:
                 hive.control(Steer(stop="no", agents=0))  # what was said to an engine before is not meant for this one
             first_seq = hive.counts().last_seq
             ids = [added.id for added in hive.add(tasks)]
         ending = _run(settings, lock, None if watcher is None else lambda: watcher(first_seq))
+    if _identity(settings) != database:
+        raise StoreUnsupported(
+            "the queue's file was removed or replaced while the engine ran",
+            code="H310",
+            where=settings.db.removeprefix("sqlite:///"),
+            why="what the engine recorded went into the file that is gone",
+            fix="put a backup in its place; branches and worktrees are as the agents left them",
+        )
     with open_sync(settings.db) as hive:
         return _report(hive, ids, first_seq, clock.monotonic_s() - began_s, ending)
 
@@ -135,6 +145,15 @@ def _run(settings: Settings, lock: EngineLock, watcher: Callable[[], Watcher] | 
         lock=lock,
         watcher=None if watcher is None else lambda: _watch(watcher),
     )
+
+
+def _identity(settings: Settings) -> tuple[int, int] | None:
+    """Return what tells the queue's file from another at the same path."""
+    try:
+        found = Path(settings.db.removeprefix("sqlite:///")).stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _lock_path(settings: Settings) -> Path:

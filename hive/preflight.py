@@ -44,7 +44,7 @@ def check(tasks: Sequence[NewTask], settings: Settings) -> list[str]:
 def check_queued(tasks: Sequence[Task], settings: Settings) -> list[str]:
     """Find out whether the engine can start on what is queued already, and return what people should know all the same.
 
-    What stands in the way of single tasks is only noted: it shows in their own runs and must not keep the others waiting.
+    What stands in the way of single tasks is only noted: it shows in their own runs and must not keep others waiting.
 
     Raises:
         NotReady: H201, the claude CLI is missing; H213, git is missing.

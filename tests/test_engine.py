@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from hive import api, engine
+from hive.config import load
 from hive.ending import Ending
 from hive.engine import AGENTS_PER_SHARD, Form
-from hive.errors import NotReady, UsageError
+from hive.errors import NotReady, StoreUnsupported, UsageError
 from hive.lock import EngineLock
-from hive.model import State
+from hive.model import NewTask, State, WorkspaceKind
 from hive.store import Hold, Limits, Steer
 from tests.rig import command, make_repo, scripted, settings_for
 
@@ -163,3 +164,13 @@ def _host() -> str:
     import socket
 
     return socket.gethostname()
+
+
+def test_a_queue_that_was_deleted_meanwhile_is_no_success(tmp_path: Path) -> None:
+    """When the queue's file goes while the engine runs, that is said and nothing is made up from an empty queue."""
+    settings = load(tmp_path, {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}, {"sync": True})
+    database = tmp_path / ".hive" / "hive.db"
+    remove = NewTask("remove", command=("rm", str(database)), agent="command", workspace=WorkspaceKind.NONE)
+    with pytest.raises(StoreUnsupported) as gone:
+        engine.work(settings, [remove], watcher=None)
+    assert gone.value.code == "H310"

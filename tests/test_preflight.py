@@ -15,7 +15,7 @@ from hive.preflight import check, check_queued, find_claude
 
 ENV = {"PATH": os.environ.get("PATH", os.defpath), "HOME": "/nonexistent"}
 SCRIPTED = NewTask("t", agent="scripted", script="say hi")
-REFUSED = "tasks cannot start from /nonexistent: it is not in a git repository"
+REFUSED = "/nonexistent is not in a git repository"
 
 
 def git(directory: Path, *words: str) -> None:
@@ -113,12 +113,12 @@ def test_what_is_wrong_with_single_queued_tasks_is_noted(settings: Settings) -> 
     """Each problem is a note with its code; a repository and base are told once for all tasks that start there."""
     gone = replace(SCRIPTED, base="gone")
     tasks = [NewTask("idle", prompt=" "), gone, gone, replace(SCRIPTED, repo="/nonexistent"), SCRIPTED]
+    here = settings.repo
     notes = check_queued([queued(task) for task in tasks], settings)
     assert notes == [
         "task `idle` has nothing to do (hive help H138): it cannot run",
         f"{REFUSED} (hive help H210): queued tasks that start in /nonexistent cannot run",
-        "base 'gone' is no commit of this repository (hive help H212): "
-        f"queued tasks that start in {settings.repo} cannot run",
+        f"base 'gone' is no commit of this repository (hive help H212): queued tasks that start in {here} cannot run",
     ]
 
 

@@ -259,13 +259,13 @@ def test_who_is_killed_is_replaced(tmp_path: Path, victim: str) -> None:
 
 
 def test_a_new_guardian_knows_the_agents_there_are(tmp_path: Path) -> None:
-    """After the guardian was replaced, a kill of everybody else still takes a stubborn agent along."""
+    """A replaced guardian hears of agents before the next renewal: a kill of everybody else takes them along."""
     with engine(tmp_path, command(*STUBBORN), grace_s=0.2) as here:
         [agent] = here.await_agents(1)
         dead = here.part("hive-guardian")
         os.kill(dead, signal.SIGKILL)
         until_blocking(lambda: here.part("hive-guardian") != dead)
-        until_blocking(lambda: len(_held(here.part("hive-guardian"))) == 3, "the shard did not connect again")
+        until_blocking(lambda: len(_held(here.part("hive-guardian"))) == 3, "the shard did not connect again", 8.0)
         for pid in (here.process.pid, here.part("hive-queen"), here.part("hive-shard-0")):
             os.kill(pid, signal.SIGKILL)
         until_blocking(lambda: not alive(agent))

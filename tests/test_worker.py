@@ -219,6 +219,92 @@ async def test_a_test_that_takes_too_long_is_no_verdict(tmp_path: Path) -> None:
     assert task.failure.code == "timeout_total"
 
 
+_LITTER = "echo x >report.xml; echo x >cache.log; echo x >>a.txt; git add -A"
+
+
+async def test_files_of_a_test_command_are_in_no_commit(tmp_path: Path) -> None:
+    """What a red or green test writes, changes and stages is gone before the next apply; caches and the like stay."""
+    user = make_repo(tmp_path)
+    user.write(".gitignore", "*.log\n")
+    user.commit()
+    script = "[round 0] edit f bad\n[round >= 1] edit f good"
+    async with _rig(tmp_path, user) as rig:
+        task = _coded(script, phases=(Phase.APPLY, Phase.TEST), test=("sh", "-c", f"{_LITTER}; grep good f"))
+        task_id = await rig.add(task)
+        await rig.carry(task_id)
+        red = await rig.carry(task_id)
+        assert (red.state, red.reason) == (State.QUEUED, Reason.REWORK)
+        left = Path(red.workspace or "")
+        assert sorted(path.name for path in left.iterdir()) == [".git", ".gitignore", "a.txt", "cache.log", "f"]
+        assert (left / "a.txt").read_text() == "one\n"
+        await rig.carry(task_id)
+        green = await rig.carry(task_id)
+    assert green.state is State.COMPLETED
+    assert user.git("diff", "--name-only", f"main...{green.branch}") == "f"
+    assert user.git("for-each-ref", "refs/hive") == ""
+
+
+async def test_files_of_a_test_that_took_too_long_are_removed(tmp_path: Path) -> None:
+    """A test that was stopped leaves no more behind than one that ended."""
+    user = make_repo(tmp_path)
+    async with _rig(tmp_path, user, test_timeout_s=1.0) as rig:
+        task_id = await rig.add(_tested(f"{_LITTER}; rm -f cache.log; sleep 60"))
+        await rig.carry(task_id)
+        task = await rig.carry(task_id)
+    assert task.failure is not None
+    assert task.failure.code == "timeout_total"
+    assert user.at(Path(task.workspace or "")).git("status", "--porcelain") == ""
+
+
+async def test_what_a_person_changed_before_a_test_is_kept(tmp_path: Path) -> None:
+    """Uncommitted work that was there when the test began is salvaged, since it goes with the test's own files."""
+    user = make_repo(tmp_path)
+    async with _rig(tmp_path, user) as rig:
+        task_id = await rig.add(_tested("exit 1"))
+        applied = await rig.carry(task_id)
+        (Path(applied.workspace or "") / "draft").write_text("mine")
+        task = await rig.carry(task_id)
+    assert not (Path(task.workspace or "") / "draft").exists()
+    assert user.git("show", f"refs/hive/salvage/{task_id}/1:draft") == "mine"
+
+
+async def test_a_worktree_that_cannot_be_put_back_is_said_and_no_failure(tmp_path: Path) -> None:
+    """A green test that deleted its own worktree is green all the same."""
+    async with _rig(tmp_path, make_repo(tmp_path)) as rig:
+        task_id = await rig.add(_tested('rm -rf "$PWD"'))
+        await rig.carry(task_id)
+        task = await rig.carry(task_id)
+    assert task.state is State.COMPLETED, task.failure
+    [told] = [event for event in rig.said if event.kind == "restore.failed"]
+    assert told.data["code"] == "H215"
+
+
+async def test_the_test_of_a_lost_run_leaves_the_worktree_alone(tmp_path: Path) -> None:
+    """Once a run was taken away its worktree belongs to its successor, whose work must not be undone."""
+    async with _rig(tmp_path, make_repo(tmp_path)) as rig:
+        task_id = await rig.add(_tested("echo x >draft; until [ -e go ]; do sleep 0.01; done; exit 1"))
+        directory = Path((await rig.carry(task_id)).workspace or "")
+        worker = await rig.claim()
+        work = asyncio.create_task(worker.carry())
+        await until((directory / "draft").exists)
+        await _release(rig, worker.run_id)
+        (directory / "go").touch()
+        await work
+        assert (directory / "draft").exists()
+
+
+async def test_secrets_reach_neither_feedback_nor_prompt(tmp_path: Path) -> None:
+    """A value passed on by name that a test prints is in the run's file, and in nothing the store or an agent gets."""
+    async with _rig(tmp_path, make_repo(tmp_path), pass_env=("LICENCE",)) as rig:
+        object.__setattr__(rig.settings, "environ", {**rig.settings.environ, "LICENCE": "correct-horse"})
+        task_id = await rig.add(_tested("echo key: $LICENCE; exit 1"))
+        await rig.carry(task_id)
+        task = await rig.carry(task_id)
+        events = await rig.store.events()
+    assert "key: [redacted]" in task.feedback
+    assert "correct-horse" not in f"{task}{events}{rig.said}{prompt_for(task, test=())}"
+
+
 async def test_a_test_phase_without_a_command_fails(rig: Rig) -> None:
     """A pipeline with phase test but no test command is a mistake that trying again cannot mend."""
     task = await rig.carry(await rig.add(scripted("say", phases=(Phase.TEST,))))
@@ -234,6 +320,64 @@ async def test_a_phase_nobody_works_fails(rig: Rig, phase: Phase) -> None:
     assert task.state is State.FAILED
     assert task.failure is not None
     assert (task.failure.code, phase in task.failure.message) == ("phase", True)
+
+
+# --- an agent that leaves its worktree in disorder
+
+_STUCK_IN_A_MERGE = """
+if git rev-parse -q --verify MERGE_HEAD; then echo both >a.txt; git add a.txt; exec git commit -qm merged; fi
+git checkout -qb other; echo theirs >a.txt; git commit -qam theirs
+git checkout -q -; echo ours >a.txt; git commit -qam ours
+git merge other; exit 0
+"""
+_BESIDE_ITS_BRANCH = """
+if git symbolic-ref -q HEAD; then
+    echo 1 >one; git add one; git commit -qm one
+    git checkout -q --detach HEAD~1; echo 2 >two; git add two; exec git commit -qm two
+fi
+beside=$(git rev-parse HEAD); git checkout -q "$(git for-each-ref --format='%(refname:short)' refs/heads/hive)"
+git cherry-pick "$beside"
+"""
+
+
+@pytest.mark.parametrize(("script", "code"), [(_STUCK_IN_A_MERGE, "H217"), (_BESIDE_ITS_BRANCH, "H218")])
+async def test_an_unfinished_operation_is_finished_by_the_next_attempt(tmp_path: Path, script: str, code: str) -> None:
+    """The retry finds the worktree as it was left and is told what was wrong with it."""
+    user = make_repo(tmp_path)
+    async with _rig(tmp_path, user) as rig:
+        task_id = await rig.add(command("sh", "-c", script, workspace=WorkspaceKind.REPO, prompt="Do it."))
+        stuck = await rig.carry(task_id)
+        assert stuck.failure is not None
+        assert (stuck.state, stuck.reason, stuck.failure.code) == (State.QUEUED, Reason.BACKOFF, code)
+        again = await rig.claim()
+        await again.carry()
+        done = await rig.task(task_id)
+    assert done.state is State.COMPLETED, done.failure
+    prompt = run_files(rig.settings.state_dir, again.run_id).with_suffix(".in").read_text()
+    assert f"ended before it was done ({stuck.failure.message[:40]}" in prompt
+    assert done.branch == stuck.branch
+    assert user.git("rev-parse", str(done.branch)) == done.commit
+    assert int(user.git("rev-list", "--count", f"main..{done.branch}")) >= 2
+
+
+@pytest.mark.parametrize("gone", ['rm -rf "$PWD"', 'git worktree remove --force "$PWD"'])
+@pytest.mark.parametrize("code", [0, 1])
+async def test_an_agent_that_deletes_its_worktree_gets_a_new_one(tmp_path: Path, gone: str, code: int) -> None:
+    """The run ends as an error that says so, and the next attempt goes on from the branch in a fresh worktree."""
+    script = f"if [ -e kept ]; then echo 2 >more; exit; fi; echo 1 >kept; git add kept; git commit -qm k; {gone}"
+    user = make_repo(tmp_path)
+    async with _rig(tmp_path, user) as rig:
+        argv = ("sh", "-c", f"{script}; exit {code}")
+        task_id = await rig.add(command(*argv, workspace=WorkspaceKind.REPO))
+        broken = await rig.carry(task_id)
+        assert broken.failure is not None
+        assert (broken.state, broken.reason) == (State.QUEUED, Reason.BACKOFF)
+        assert broken.failure.code == ("exit" if code else "H215")
+        assert code or "is no worktree of its repository any more" in broken.failure.message
+        done = await rig.carry(task_id)
+    assert done.state is State.COMPLETED, done.failure
+    assert done.branch == broken.branch
+    assert user.files_of(str(done.branch)) == ["a.txt", "kept", "more"]
 
 
 # --- being stopped
@@ -458,6 +602,10 @@ def test_run_files_are_a_thousand_to_a_directory() -> None:
 
 def _coded(script: str, **fields: Any) -> NewTask:
     return scripted(script, workspace=WorkspaceKind.REPO, **fields)
+
+
+def _tested(check: str) -> NewTask:
+    return _coded("edit f done", phases=(Phase.APPLY, Phase.TEST), test=("sh", "-c", check))
 
 
 def _task() -> Task:

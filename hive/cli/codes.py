@@ -168,6 +168,10 @@ CODES: Mapping[str, str] = MappingProxyType(
         "H307": "The file is an SQLite database, but no Hive queue. Name another with --db.",
         "H308": "The disk is full. Free some space and go on; nothing that was acknowledged is lost.",
         "H309": "The database refused a write that contradicts what it holds. This is a bug: report it.",
+        "H310": (
+            "The queue's file was removed or replaced by another while an engine worked it. What was recorded went into"
+            " the file that is gone. Branches and worktrees are as the agents left them."
+        ),
         "H900": (
             "A bug in Hive. The queue is as it was: every change is one transaction. Run the same command with -v"
             " and report what it prints."

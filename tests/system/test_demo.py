@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import time
 from collections import Counter
@@ -29,6 +30,7 @@ def test_the_demo_shows_everything_twice_in_a_row(tmp_path: Path) -> None:
     assert first != second
     for place in (first, second):
         _assert_all_is_shown(place)
+        shutil.rmtree(place)
 
 
 def _demo(elsewhere: Path) -> Path:
