@@ -34,6 +34,7 @@ T = TypeVar("T")
 _GIT_THREADS = 4
 _SWEEP_S = 1.0
 _STORE_RETRY_S = 1.0
+_RECORD_PATIENCE_S = 3.0  # after an interrupt, for a queue that takes no writes
 _SLOTS_PER_SHARD = 10_000  # slots are numbered per machine: no two agents share a configuration directory
 
 
@@ -78,6 +79,7 @@ class Shard:
         self._slots_made = 0
         self._draining = False
         self._interrupted = False
+        self._abandoned = False
         self._empty = asyncio.Event()
         self._empty.set()
         self._threads = ThreadPoolExecutor(_GIT_THREADS, thread_name_prefix="hive-blocking")
@@ -137,6 +139,9 @@ class Shard:
 
     def interrupt(self) -> None:
         """Stop every agent now; their runs end as Interrupted. What is loading never starts."""
+        if not self._interrupted:
+            patience_s = self._settings.grace_s + _RECORD_PATIENCE_S
+            asyncio.get_running_loop().call_later(patience_s, self._abandon)
         self._interrupted = True
         for worker, _ in list(self._workers.values()):
             worker.stop(Interrupted())
@@ -175,10 +180,13 @@ class Shard:
         except TimeoutError:
             self.interrupt()
             await self._empty.wait()
-        still_open = await self._insist(lambda: self._store.open_runs(self._place.host))
-        mine = [run.id for run in still_open if run.shard == self._place.shard]
-        if mine:
-            await self._release(mine, Interrupted())
+        try:
+            still_open = await self._insist(lambda: self._store.open_runs(self._place.host))
+            mine = [run.id for run in still_open if run.shard == self._place.shard]
+            if mine:
+                await self._release(mine, Interrupted())
+        except StoreUnavailable:
+            bus.tell("the queue cannot be written: the next start takes up what is still open")
 
     async def _release(self, run_ids: Sequence[RunId], why: Interrupted | Lost) -> None:
         rules = self._settings.rules(self._clock.now_ms(), self._tools.jitter())
@@ -190,7 +198,15 @@ class Shard:
                 return await call()
             except StoreUnavailable as error:
                 bus.tell(" ".join(error.lines()))
+                if self._abandoned:
+                    raise
                 await self._clock.sleep(_STORE_RETRY_S)
+
+    def _abandon(self) -> None:
+        """Stop waiting for a queue that takes no writes; agents are stopped, and the next start takes up open runs."""
+        self._abandoned = True
+        for _, task in list(self._workers.values()):
+            task.cancel()
 
     async def _start(self, run_ids: Sequence[RunId]) -> None:
         try:

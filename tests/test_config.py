@@ -329,8 +329,8 @@ def test_relative_paths_mean_the_place_they_were_written_in(repo: Path, tmp_path
 )
 def test_a_repository_cannot_choose_the_program_that_gets_the_key(repo: Path, name: str, text: str, line: int) -> None:
     """A path for claude is refused in files that come with a repository, and works where only the user writes."""
-    for given in ("./evil.sh", "bin/claude", "/tmp/evil", "~/evil"):
-        (repo / name).write_text(text.format(f'"{given}"'))
+    for path in ("./evil.sh", "bin/claude", "/tmp/evil", "~/evil"):
+        (repo / name).write_text(text.format(f'"{path}"'))
         error = refused(repo)
         assert (error.code, error.where.split(":")[:2]) == ("H102", [name, str(line)])
         assert error.message.startswith("`claude` cannot be a path in a file of the repository")

@@ -11,10 +11,12 @@ import pytest
 from hive.agent import Brief, Emit
 from hive.channel import Frame
 from hive.clock import SystemClock
-from hive.errors import ConfigError
-from hive.model import Lost, NewTask, Outcome, ProcessRecord, Reason, RunId, State, Succeeded, TaskId
+from hive.errors import ConfigError, StoreUnavailable
+from hive.lifecycle import Rules
+from hive.model import Lost, NewTask, Outcome, ProcessRecord, Reason, RunId, State, Step, Succeeded, TaskId
 from hive.shard import Place, Shard
-from hive.store import Cancel, Limits
+from hive.store import Cancel, Finish, Limits
+from hive.store.memory import MemoryStore
 from tests.rig import HOST, SHARD, alive, command, memory, scripted, settings_for, until, until_awaited
 
 NEVER = {"renew_s": 1000.0, "lease_s": 3000.0}
@@ -345,3 +347,46 @@ def test_there_is_no_agent_of_any_other_name(tmp_path: Path) -> None:
 
 async def _ended_as(bench: Bench, task_id: TaskId, outcome: str) -> bool:
     return [run.outcome for run in await bench.store.runs(task_id)] == [outcome]
+
+
+class _FullStore(MemoryStore):
+    """A store that takes no more writes once it is told so."""
+
+    full = False
+
+    async def finish(self, run_id: RunId, step: Step) -> Finish:
+        self._refuse()
+        return await super().finish(run_id, step)
+
+    async def release(self, run_ids: Sequence[RunId], why: Outcome, rules: Rules) -> list[RunId]:
+        self._refuse()
+        return await super().release(run_ids, why, rules)
+
+    def _refuse(self) -> None:
+        if self.full:
+            raise StoreUnavailable("no space left for the queue", code="H308")
+
+
+async def test_an_interrupted_shard_does_not_wait_for_a_full_disk_for_ever(tmp_path: Path) -> None:
+    """When nothing can be recorded, the second signal still ends the shard: its runs stay open for the next start."""
+    settings = settings_for(tmp_path, **{**NEVER, "grace_s": 0.1})
+    store = _FullStore(SystemClock())
+    place = Place(SHARD, HOST, 0, lambda *_: None, lambda _: None, lambda: None)
+    shard = Shard(settings, store, place, clock=SystemClock(), ended=lambda _: None)
+    stopping = asyncio.Event()
+    work = asyncio.create_task(shard.run(stopping))
+    await store.add([command("sleep", "60")])
+    [claim] = await store.claim(HOST, {SHARD: 1}, Limits(agents=1))
+    shard.accept([claim.run_id])
+    await until_awaited(lambda: _has_started(store, claim.task_id))
+    store.full = True
+    stopping.set()
+    shard.interrupt()
+    async with asyncio.timeout(15):
+        await work
+    [run] = await store.runs(claim.task_id)
+    assert run.ended_at_ms is None
+
+
+async def _has_started(store: MemoryStore, task_id: TaskId) -> bool:
+    return (await store.runs(task_id))[0].started_at_ms is not None

@@ -32,7 +32,7 @@ class Brief:
         timeout_s, idle_timeout_s: Longest run and longest silence; None: no limit.
         grace_s: Seconds between TERM and KILL.
         output_limit_bytes: Largest output file before the agent is stopped.
-        is_test: A program's exit code is a verdict, for `command`: another one than 0 is `Rejected`, with the end of its
+        is_test: The program's exit code is a verdict, for `command`: any but 0 is `Rejected`, with the end of its
             output as feedback.
         slot: Number of the slot in the shard; one configuration directory per slot.
         state_dir: Directory of this store for things kept between runs (configuration directories).

@@ -1,7 +1,7 @@
 """Reading what a process writes into its files: no line limit of a pipe, no waiting for end-of-file.
 
-Bytes for programs, and text made safe to show. Knows nothing of what they mean, nor when the process ends. Small reads of files just written come from memory, so
-they are made in the loop.
+Bytes for programs, and text made safe to show. Knows nothing of what they mean, nor when the process ends.
+Small reads of files just written come from memory, so they are made in the loop.
 """
 
 from __future__ import annotations

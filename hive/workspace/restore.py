@@ -31,7 +31,7 @@ def restore(place: Place, record: Record) -> None:
     drop_stale_locks(Path(record.git_dir))
     untracked: tuple[str, ...] = ()
     for _ in range(_PASSES):
-        # As a commit, not as HEAD: on a branch without one, `reset HEAD` would delete every file.
+        # Named: on a branch without a commit a bare `reset` would delete every file.
         place.run("reset", "--hard", "--quiet", "HEAD^{commit}")
         untracked = read_changes(place, record.included).untracked
         if not untracked:

@@ -68,14 +68,15 @@ def test_the_default_queue_by_name_from_elsewhere(project: Project) -> None:
 
 
 def test_a_repository_task_worked_from_outside_of_any_repository(project: Project) -> None:
-    """`hive run` says which directory is no repository, and the task waits for an engine started in one."""
+    """Its failure says which directory is no repository; tried again from the repository it is completed."""
     repository(project.directory)
     other = replace(project, directory=project.directory.parent / "other")
     other.directory.mkdir()
     hive(project, "add", "--agent", "command", "touch made.txt")
-    done = other.hive("--db", project.url, "run")
-    assert (done.returncode, done.stderr.splitlines()[0]) == (
-        5,
-        f"error[H210]: {other.directory} is not in a git repository",
-    )
+    assert other.hive("--db", project.url, "run").returncode == 1
+    [task] = project.all_tasks()
+    assert task.failure is not None
+    assert (task.failure.code, str(other.directory) in task.failure.message) == ("H210", True)
+    hive(project, "retry", "1")
     hive(project, "run")
+    assert [task.state for task in project.all_tasks()] == ["completed"]

@@ -60,8 +60,6 @@ CREATE TABLE task (
 
 CREATE INDEX task_startable ON task (role, priority DESC, id) WHERE state = 'queued' AND held = 0 AND parked = 0;
 CREATE INDEX task_parked ON task (not_before_at_ms) WHERE parked = 1;
-CREATE INDEX task_state ON task (state, id) WHERE state NOT IN ('completed', 'queued');
-CREATE INDEX task_group ON task (failure_group) WHERE failure_group IS NOT NULL;
 CREATE INDEX task_parent ON task (parent_id) WHERE parent_id IS NOT NULL;
 CREATE INDEX task_finished ON task (finished_at_ms) WHERE finished_at_ms IS NOT NULL;
 
