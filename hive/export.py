@@ -29,7 +29,7 @@ def task_row(task: Task) -> dict[str, Json]:
         "round": task.round,
         "branch": task.branch,
         "commit": task.commit,
-        "workspace": task.workspace,
+        "workspace": task.workspace or None,
         "cost_usd": round(task.usage.cost_usd, 6),
         "tokens": tokens(task.usage),
         "duration_s": round(task.usage.duration_s, 3),

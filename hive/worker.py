@@ -226,6 +226,7 @@ class Worker:
             grace_s=settings.grace_s,
             output_limit_bytes=settings.output_limit_bytes,
             slot=self._slot,
+            examined=workspace.kind is not WorkspaceKind.NONE,
         )
 
     def _hear(self, event: AgentEvent) -> None:

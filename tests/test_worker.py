@@ -616,3 +616,24 @@ async def _release(rig: Rig, run_id: RunId) -> None:
     rules = rig.settings.rules(rig.clock.now_ms(), 0.0)
     assert await rig.store.release([run_id], Lost(), rules) == [run_id]
     assert not await rig.store.open_runs(HOST)
+
+
+@pytest.mark.timeout(60)
+async def test_what_an_agent_left_running_does_not_touch_the_work_any_more(tmp_path: Path) -> None:
+    """A daemon that goes on editing is stopped before the work is sealed: what is tested is what is committed."""
+    cheat = "echo bad >code; (setsid sh -c 'sleep 0.4; echo good >code; sleep 30' >/dev/null 2>&1 &); exit 0"
+    user = make_repo(tmp_path)
+    async with _rig(tmp_path, user) as rig:
+        task = NewTask(
+            "cheat",
+            agent="command",
+            command=("sh", "-c", cheat),
+            phases=(Phase.APPLY, Phase.TEST),
+            test=("sh", "-c", "sleep 0.7; grep good code"),
+            rounds=0,
+        )
+        task_id = await rig.add(task)
+        await rig.carry(task_id)
+        tested = await rig.carry(task_id)
+    assert tested.state is State.NEEDS_YOU
+    assert tested.reason is Reason.REWORK_EXHAUSTED

@@ -32,6 +32,8 @@ class Brief:
         timeout_s, idle_timeout_s: Longest run and longest silence; None: no limit.
         grace_s: Seconds between TERM and KILL.
         output_limit_bytes: Largest output file before the agent is stopped.
+        examined: The directory is looked at or used again right afterwards, so whatever the agent left behind must
+            have stopped before it ends.
         is_test: The program's exit code is a verdict, for `command`: any but 0 is `Rejected`, with the end of its
             output as feedback.
         slot: Number of the slot in the shard; one configuration directory per slot.
@@ -63,6 +65,7 @@ class Brief:
     grace_s: float = 5.0
     output_limit_bytes: int = 1 << 30
     is_test: bool = False
+    examined: bool = False
     slot: int = 0
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from hive.agent import Brief, Emit
 from hive.agent.environment import secrets_of
 from hive.agent.output import last_text, output_file
-from hive.agent.process import Ending, Launcher, SpawnFailed, child_env, supervise
+from hive.agent.process import Ending, Launcher, SpawnFailed, Sweep, child_env, supervise
 from hive.clock import Clock
 from hive.model import Errored, Outcome, Rejected, Succeeded, Usage
 
@@ -50,7 +50,8 @@ class CommandAgent:
             process = await self._launcher.start(brief.argv, brief.directory, env, brief.files, stdin)
         except SpawnFailed as failure:
             return failure.outcome()
-        return outcome_of(await supervise(process, brief, self._clock, emit=emit), brief, self._secrets)
+        sweep = Sweep.NOW if brief.examined else Sweep.LATER
+        return outcome_of(await supervise(process, brief, self._clock, emit=emit, sweep=sweep), brief, self._secrets)
 
 
 def outcome_of(ending: Ending, brief: Brief, secrets: Collection[str] = ()) -> Outcome:

@@ -137,7 +137,7 @@ def lines(report: Report) -> list[str]:
     cost = f", ${report.cost_usd:.2f} est." if report.cost_usd else ""
     text = [f"{', '.join(parts) or 'nothing to do'} in {output.span(report.wall_s)}{cost}"]
     if report.recovered:
-        text.append(f"recovered {output.several(report.recovered, 'run')} of an engine that had died")
+        text.append(f"took up {output.several(report.recovered, 'run')} of processes that had died")
     if done[State.NEEDS_YOU]:
         text.append("next: hive ls @needs_you")
     elif done[State.FAILED]:
