@@ -19,6 +19,7 @@ from hive.errors import WorkspaceError
 from hive.workspace import Workspaces
 from hive.workspace.git import Git, Place, locked
 from tests.conftest import ROOT
+from tests.system.harness import until
 from tests.workspace.conftest import Checkout, a_task
 
 # argv: state directory, repository, what to do with which tasks
@@ -204,7 +205,7 @@ def test_a_git_that_does_not_end_is_stopped_with_all_it_started(user: Checkout, 
         Place(git, user.path, timeout_s=0.5).run("status")
     assert caught.value.code == "H214"
     child = int((tmp_path / "child").read_text())
-    assert not _runs(child)
+    until(lambda: not _runs(child), "what git had started was left running", 5.0)
 
 
 def _runs(pid: int) -> bool:
