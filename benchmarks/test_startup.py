@@ -9,7 +9,7 @@ from pathlib import Path
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from hive.api import open_sync
-from hive.model import NewTask, Phase, WorkspaceKind
+from hive.model import NewTask, WorkspaceKind
 from tests.conftest import ROOT
 
 INSTALLED = Path(sys.executable).with_name("hive")
@@ -36,7 +36,9 @@ def test_status_of_5000_tasks(benchmark: BenchmarkFixture, tmp_path: Path) -> No
     with open_sync(f"sqlite:///{tmp_path}/.hive/hive.db") as hive:
         hive.add(
             [
-                NewTask(f"task {number}", key=str(number), phases=(Phase.APPLY,), workspace=WorkspaceKind.NONE)
+                NewTask(
+                    f"task {number}", command=("true",), agent="command", key=str(number), workspace=WorkspaceKind.NONE
+                )
                 for number in range(5000)
             ]
         )

@@ -82,6 +82,7 @@ def application() -> Application:
 
 def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     """Do what a command line says and return its exit code; prints errors, raises none."""
+    open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character must not turn a list into a traceback.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -90,6 +91,17 @@ def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     except BrokenPipeError:
         discard_stdout()  # the reader has what it wanted
         return _SIGPIPE_EXIT
+
+
+def open_standard_streams() -> None:
+    """Give standard streams that were closed something to stand for them, or the next file opened would."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
 
 
 def _run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:

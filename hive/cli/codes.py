@@ -152,6 +152,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         ),
         "H231": "A file or directory cannot be used; the error names it and says what the system said.",
         "H232": ("A run left no output on this machine: it ran elsewhere, never started a process, or was cleaned up."),
+        "H233": "The directory the command was started in was deleted. Change to one that exists.",
         "H301": "The queue's database is busy, or was closed. Run the same command again; nothing is lost.",
         "H302": (
             "The queue was written by a newer Hive whose schema this one does not know. Upgrade; nothing was touched."

@@ -32,7 +32,7 @@ class Context:
     """
 
     environ: Mapping[str, str]
-    directory: Path = field(default_factory=Path.cwd)
+    directory: Path = field(default_factory=lambda: current_directory())
     db: str | None = None
     profile: str | None = None
     json: bool = False
@@ -107,6 +107,20 @@ class Context:
             return os.get_terminal_size(sys.stdout.fileno()).columns or None
         except (OSError, ValueError):  # not a terminal, or no file at all
             return None
+
+
+def current_directory() -> Path:
+    """Return where Hive was started.
+
+    Raises:
+        NotReady: H233, that directory was deleted.
+    """
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise NotReady(
+            "the directory you are in does not exist any more", code="H233", fix="cd to one that does"
+        ) from None
 
 
 def database_path(settings: Settings) -> Path:

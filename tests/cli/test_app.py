@@ -172,3 +172,31 @@ def test_a_terminal_that_knows_only_ascii_gets_ascii(zoo: Zoo, tmp_path: Path) -
     assert "\\U0001f600" in answer.out
     titles = [row["title"] for row in hive("ls", "--json", cwd=tmp_path, environ=environ).data["data"]]
     assert any("\U0001f600" in title for title in titles)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_error(tmp_path: Path, closed: str) -> None:
+    """Whatever standard stream is closed, a verb does its work and ends as it should."""
+    script = f'"$@" {closed}'
+    done = subprocess.run(
+        ["sh", "-c", script, "sh", sys.executable, "-m", "hive", "version"],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert done.returncode == 0
+
+
+def test_a_deleted_directory_is_said(tmp_path: Path) -> None:
+    """In a directory that was deleted the error says so."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    done = subprocess.run(
+        ["sh", "-c", 'rmdir "$PWD"; "$@"', "sh", sys.executable, "-m", "hive", "status"],
+        cwd=gone,
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, "error[H233]" in done.stderr) == (5, True), done.stderr
