@@ -160,6 +160,10 @@ async def test_a_killed_run_is_resumed_in_another_slot(stage: Stage, claude_cli:
 
     running = asyncio.create_task(agent.run(first, stage.events.append))
     await until((stage.brief.directory / "begun").exists)
+    # The CLI writes its transcript a moment after it acts; what a kill finds unwritten, no resume can bring back.
+    transcripts = stage.brief.state_dir / "claude"
+    name = f"{first.session_id}.jsonl"
+    await until(lambda: any(b"Begin." in one.read_bytes() for one in transcripts.rglob(name)))
     [spawned] = [event for event in stage.events if isinstance(event, Spawned)]
     assert spawned.process is not None
     os.killpg(spawned.process.pid, signal.SIGKILL)
