@@ -18,7 +18,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -72,7 +72,6 @@ class _Intent:
     """What the loop is about to do; grows more severe, never less."""
 
     ending: bool = False
-    signals: list[int] = field(default_factory=list)
     severity: int = 0  # 1 drain, 2 interrupt, 3 kill
     ended_by: int | None = None
     gave_up: str = ""

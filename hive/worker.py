@@ -76,7 +76,6 @@ class Worker:
     def __init__(self, assignment: Assignment, tools: Tools, *, slot: int) -> None:
         self.run_id = assignment.run.id
         self.mark = f"{tools.store.store_id}.{assignment.run.id}"
-        self._run = assignment.run
         self._task = assignment.task
         self._tools = tools
         self._slot = slot
