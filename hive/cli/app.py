@@ -85,7 +85,7 @@ def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character must not turn a list into a traceback.
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # both are text files here
     try:
         return _run(arguments, environ)
     except BrokenPipeError:

@@ -22,7 +22,7 @@ from hive.store.sqlite_library import sqlite3
 
 try:
     import fcntl
-except ImportError:  # Windows runs `--sync` only: one process, and SQLite's own locks are enough for it
+except ImportError:  # without forks there is one process, and SQLite's own locks are enough for it
     fcntl = None  # type: ignore[assignment]
 
 T = TypeVar("T")

@@ -34,7 +34,7 @@ class InlineEngine:
                 try:
                     ask = next(reading) if rows is None else reading.send(rows)
                 except StopIteration as done:
-                    return done.value  # type: ignore[no-any-return]
+                    return done.value  # type: ignore[no-any-return]  # a generator's return value is untyped here
                 rows = tx.all(ask.name, ask.params)
 
         return self._open().read(go)
